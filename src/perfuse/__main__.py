@@ -1,0 +1,6 @@
+"""``python -m perfuse`` is ``perfuse``."""
+
+from perfuse.cli import main
+
+if __name__ == "__main__":
+    main()

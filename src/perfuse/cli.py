@@ -1,0 +1,298 @@
+"""The command line: parse, call one function, turn every foreseen failure into one line and an exit code.
+
+Everything heavy is imported inside the commands, so that ``perfuse --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from perfuse import __version__
+from perfuse.cli_options import TrainOptions, build_config, parse_times, simulation_options
+from perfuse.errors import InputError, PerfuseError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from perfuse.config import RunConfig
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+_Flag = Parameter(negative="")
+
+app = App(
+    name="perfuse",
+    help="Train, judge and use dynamic graph neural networks of whole-body pharmacokinetics.",
+    help_epilogue="Every error is one line on stderr; add --debug to any command to see its traceback.",
+    help_format="plaintext",
+    version=__version__,
+    print_error=False,
+    exit_on_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+app["--help"].group = app["--version"].group = "Options"
+
+
+def _console(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
+    """Simulate, train, evaluate and report: the whole chain in a few minutes on a laptop.
+
+    Args:
+        out: New folder for data, runs and report.
+        seed: Seed of data and training.
+    """
+    from perfuse.demo import run_demo
+
+    run_demo(out, seed=seed, console=_console())
+
+
+@app.command
+def simulate(
+    out: Path,
+    /,
+    *,
+    n: int | None = None,
+    task: Literal["T1", "T2"] | None = None,
+    config: Path | None = None,
+    seed: int | None = None,
+    shard_size: int | None = None,
+    quiet: Annotated[bool, _Flag] = False,
+) -> None:
+    """Simulate curves by the exact linear solver and write a dataset folder.
+
+    Args:
+        out: New folder for the dataset.
+        n: Number of curves.
+        task: T1: fixed body, hub. T2: bodies of 40-120 kg, circulation. (Default T1.)
+        config: TOML file with any of the keys n, task, seed, shard_size; flags win over it.
+        seed: Seed; curve i of a seed is the same whatever N. (Default 0.)
+        shard_size: Curves per shard. (Default 4096.)
+        quiet: No progress bar.
+    """
+    from perfuse.data.simulate import simulate_dataset
+
+    flags = {"n": n, "task": task, "seed": seed, "shard_size": shard_size}
+    options = simulation_options(flags, config)
+    folder = simulate_dataset(options.task, options.n, options.seed, out, shard_size=options.shard_size)
+    if not quiet:
+        print(f"{options.n} curves of task {options.task}, seed {options.seed}: {folder}")
+
+
+@app.command
+def train(
+    data: Path,
+    /,
+    *,
+    out: Path | None = None,
+    config: Path | None = None,
+    resume: Annotated[bool, _Flag] = False,
+    print_config: Annotated[bool, _Flag] = False,
+    quiet: Annotated[bool, _Flag] = False,
+    options: TrainOptions = TrainOptions(),  # noqa: B008 (frozen; cyclopts reads its fields)
+) -> None:
+    """Train a model on a dataset folder, an origin .npz or a tidy table; flags override the TOML file.
+
+    Args:
+        data: Dataset folder, origin .npz, or tidy .csv/.parquet.
+        out: Folder of the run.
+        config: TOML file with the run's configuration.
+        resume: Continue from RUN/last, bit for bit on the CPU.
+        print_config: Print the resolved configuration as TOML and stop.
+        quiet: No progress bar.
+    """
+    stored = out / "config.toml" if resume and out and config is None else None
+    chosen = build_config(options, stored if stored and stored.is_file() else config)
+    if print_config:
+        _print_config(chosen)
+        return
+    if out is None:
+        raise InputError("--out", "is missing", hint="name the run's folder: --out RUN")
+    from perfuse.data.sources import open_source
+    from perfuse.evaluation.during_training import validation_gmfe
+    from perfuse.training.run import train as run_training
+
+    result = run_training(
+        open_source(data), chosen, out, resume=resume, validate=validation_gmfe,
+        console=None if quiet else _console(), data_path=str(data.resolve()),
+    )  # fmt: skip
+    if not quiet:
+        gmfe = result.validation.get("val_gmfe")
+        print(
+            f"{result.ending}: {result.epochs} epochs, {result.steps} steps, {result.seconds:.0f} s on "
+            f"{result.n_train} curves; best validation loss {result.best_val_loss:.4g} in epoch {result.best_epoch}"
+            + (f", last validation GMFE {gmfe:.4f}" if gmfe else "")
+        )
+        print(f"run: {out}\nnext: perfuse evaluate {shlex.quote(str(out))} {shlex.quote(str(data))}")
+
+
+def _print_config(config: RunConfig) -> None:
+    from perfuse.config import resolve
+    from perfuse.training.run import config_toml
+
+    resolved = resolve(config)
+    if config.training.max_minutes is not None and config.training.epochs is None:  # the clock alone decides
+        resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update={"epochs": None})})
+    print(config_toml(resolved), end="")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    out: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    against: Annotated[list[Path] | None, Parameter(negative_iterable="", metavar="RUN")] = None,
+    baselines: bool = True,
+    device: Literal["cpu", "cuda"] = "cpu",
+    batch_size: int = 512,
+    details: bool = True,
+    quiet: Annotated[bool, _Flag] = False,
+) -> None:
+    """Judge a run beside trivial baselines on curves that it has not seen.
+
+    Args:
+        run: Run or checkpoint folder.
+        data: Dataset folder, origin .npz, tidy table, or CSV of measured human curves.
+        out: Folder for the results. (Default RUN/evaluation.)
+        json_file: Write all metrics to this file too.
+        against: Another run to judge on the same curves; may be repeated.
+        baselines: Fit the baselines on the run's training split.
+        device: Where to compute.
+        batch_size: Curves per batch.
+        details: Also show organs and time windows.
+        quiet: Print nothing.
+    """
+    from rich.console import Console
+
+    from perfuse.evaluation.evaluate import evaluate_run
+    from perfuse.evaluation.files import write_json
+    from perfuse.evaluation.table import print_evaluation
+
+    result = evaluate_run(
+        run, data, out, against=against or (), batch_size=batch_size, device=device, baselines=baselines
+    )
+    if json_file:
+        write_json(result, json_file)
+    if not quiet:
+        print_evaluation(result, Console(), details=details)
+
+
+@app.command
+def predict(
+    run: Path,
+    source: Path,
+    /,
+    *,
+    out: Path,
+    times: str | None = None,
+    dose_mg: float | None = None,
+    duration_h: float | None = None,
+    body_weight_kg: float | None = None,
+    matrix: str | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    force: Annotated[bool, _Flag] = False,
+    quiet: Annotated[bool, _Flag] = False,
+) -> None:
+    """Predict organ concentrations, mg/L, for a drug (TOML) or a table of drugs x doses (CSV).
+
+    Args:
+        run: Run or checkpoint folder.
+        source: Drug .toml, or .csv with one row per dose.
+        out: New .csv or .parquet file.
+        times: Times, h, separated by commas. (Default 100 from 0 to 24.)
+        dose_mg: One intravenous dose at time 0, mg, instead of the file's (TOML only).
+        duration_h: Duration of its infusion, h; left out: a bolus.
+        body_weight_kg: Body weight, kg (TOML only).
+        matrix: What the blood row means: plasma, blood_venous, ... (TOML only).
+        device: Where to compute.
+        force: Replace OUT if it exists.
+        quiet: Print nothing.
+    """
+    from perfuse.evaluation.predict import predict_file
+
+    report = predict_file(
+        run, source, out, time_h=None if times is None else parse_times(times), dose_mg=dose_mg, duration_h=duration_h,
+        body_weight_kg=body_weight_kg, matrix=matrix, device=device, force=force,
+    )  # fmt: skip
+    if not quiet:
+        print("\n".join(report.lines()))
+
+
+@app.command(name="info")
+def info_command(path: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+    """Show what a checkpoint, run, dataset or file is, without running anything from it.
+
+    Args:
+        path: Run, checkpoint or dataset folder; .npz, .csv, .parquet, .toml or .safetensors file.
+        as_json: Print JSON.
+    """
+    from perfuse import info
+
+    facts = info.describe(path)
+    print(info.to_json(facts) if as_json else "\n".join(info.lines(facts)))
+
+
+@app.command(name="convert")
+def convert_command(source: Path, out: Path, /) -> None:
+    """Convert curves between origin .npz, dataset folder, tidy .csv and .parquet.
+
+    Args:
+        source: What to read.
+        out: What to write; its ending says what: .npz, .csv, .parquet, or none for a dataset folder.
+    """
+    from perfuse.convert import convert
+
+    print(f"{convert(source, out)} curves: {out}")
+
+
+def _fail(text: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print("perfuse: error: " + " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    debug = "--debug" in arguments
+    tokens = [a for a in arguments if a != "--debug"]
+    try:
+        app(tokens)
+        sys.stdout.flush()
+    except PerfuseError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except CycloptsError as error:
+        return _fail(str(error), InputError.exit_code, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
+        return _BROKEN_PIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(place + (error.strerror or str(error)), PerfuseError.exit_code, debug)
+    except Exception as error:
+        hint = "" if debug else " (this is a bug in Perfuse; --debug shows where)"
+        return _fail(f"{type(error).__name__}: {str(error)[:300]}{hint}", 1, debug)
+    return 0
+
+
+def main() -> NoReturn:
+    """The ``perfuse`` command."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""The typed configuration of a training run: one TOML file, frozen pydantic models, every field checked.
+
+Imports nothing of ours but errors. A run's folder keeps the resolved configuration as ``config.toml``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from perfuse.errors import InputError
+
+ModelName = Literal["flux", "loglinear-rates", "recurrent", "lstm", "mlp"]
+Precision = Literal["32", "bf16", "16"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FluxConfig(_Frozen):
+    """Message passing that yields the rate constants of a compartmental generator."""
+
+    name: Literal["flux"] = "flux"
+    prior: Literal["none", "dimensional", "mechanistic"] = "none"
+    """What the rates start from: nothing (single log features), Q/V, or the textbook's rates."""
+    hidden: int = Field(32, ge=4, le=1024)
+    layers: int = Field(2, ge=1, le=8)
+    """Message-passing layers."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class LoglinearRatesConfig(_Frozen):
+    """Flux with one exponent per feature and no network: the baseline flux must be held against."""
+
+    name: Literal["loglinear-rates"] = "loglinear-rates"
+
+
+class RecurrentConfig(_Frozen):
+    """Dynamic GNN: message passing, attention over organs and a GRU per organ, unrolled over time."""
+
+    name: Literal["recurrent"] = "recurrent"
+    hidden: int = Field(64, ge=4, le=1024)
+    layers: int = Field(1, ge=1, le=8)
+    steps: int = Field(8, ge=1, le=1000)
+    """Recurrent steps across the time range; each decodes ``knots / steps`` times."""
+    heads: int = Field(4, ge=1, le=64)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    knots: int = Field(24, ge=4, le=1000)
+    """Fixed log-spaced times that the outputs sit on; other times are interpolated in log C."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> RecurrentConfig:
+        if self.knots % self.steps:
+            raise ValueError(f"knots ({self.knots}) must be a multiple of steps ({self.steps})")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class LstmConfig(_Frozen):
+    """LSTM over the knots, fed the flat log features at every step."""
+
+    name: Literal["lstm"] = "lstm"
+    hidden: int = Field(128, ge=4, le=4096)
+    layers: int = Field(1, ge=1, le=8)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    knots: int = Field(24, ge=4, le=1000)
+
+
+class MlpConfig(_Frozen):
+    """Plain multilayer perceptron, log features to log concentrations on the knots."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: int = Field(256, ge=4, le=8192)
+    layers: int = Field(3, ge=1, le=16)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    knots: int = Field(24, ge=4, le=1000)
+
+
+ModelConfig = Annotated[
+    FluxConfig | LoglinearRatesConfig | RecurrentConfig | LstmConfig | MlpConfig, Field(discriminator="name")
+]
+MODEL_CONFIGS: dict[str, type[_Frozen]] = {
+    "flux": FluxConfig,
+    "loglinear-rates": LoglinearRatesConfig,
+    "recurrent": RecurrentConfig,
+    "lstm": LstmConfig,
+    "mlp": MlpConfig,
+}
+
+
+class SplitConfig(_Frozen):
+    """How curves are divided; compounds and parameter groups are never shared between parts."""
+
+    kind: Literal["compound", "group", "scaffold", "random"] = "compound"
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitConfig:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must be below 1")
+        return self
+
+
+class LossConfig(_Frozen):
+    """What training minimises, always in float32 and over observed values only."""
+
+    kind: Literal["log_mse", "log_huber", "mse", "log1p"] = "log_mse"
+    huber_delta: float = Field(0.5, gt=0)
+    """Transition of ``log_huber``, in units of ln concentration."""
+    censored: Literal["m3", "exclude"] = "m3"
+    """Values below the LLOQ: likelihood of "below LLOQ" (M3: Beal SL. J Pharmacokinet Pharmacodyn 2001;28:481-504)."""
+    residual_sd_log: float = Field(0.3, gt=0)
+    """Residual standard deviation of ln C that the M3 likelihood assumes."""
+    organ_weight: dict[str, float] = Field(
+        default_factory=lambda: {"blood": 2.0, "liver": 2.0, "kidney": 2.0, "brain": 2.0}
+    )
+    """Relative weights; organs not named weigh 1; normalised to mean 1."""
+
+
+class OptimizerConfig(_Frozen):
+    """AdamW (Loshchilov I, Hutter F. ICLR 2019)."""
+
+    lr: float | None = Field(None, gt=0, le=10)
+    """Learning rate; unset means the model's own default."""
+    weight_decay: float = Field(1e-4, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(1.0, ge=0)
+    """Largest gradient norm, applied before the step; 0 switches clipping off (the norm is logged anyway)."""
+
+
+class ScheduleConfig(_Frozen):
+    """Learning-rate schedule; a function of the step (cosine) or of validation loss (plateau)."""
+
+    kind: Literal["plateau", "cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(20, ge=0)
+    final_fraction: float = Field(0.01, ge=0, le=1)
+    """Cosine: last learning rate as a fraction of the first."""
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(5, ge=0)
+    min_lr: float = Field(1e-7, ge=0)
+
+
+class TrainingConfig(_Frozen):
+    """The loop: length, batches, precision, device, stopping."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training split; unset means the model's own default."""
+    batch_size: int | None = Field(None, ge=1)
+    """Curves per micro-batch; unset means the model's own default (never above the training split)."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches per optimiser step (gradient accumulation)."""
+    precision: Precision = "32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    early_stopping_patience: int = Field(0, ge=0)
+    """Epochs without a better validation loss before stopping; 0 never stops early."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Exponential moving average of weights used for validation and `best`; 0 is off."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Wall-clock budget: 20 steps are timed, the number of steps is fixed from it and stored."""
+    checkpoint_every_minutes: float = Field(5.0, gt=0)
+    """`last` is also saved mid-epoch this often (monotonic time)."""
+    validate_every_epochs: int = Field(1, ge=1)
+    tensorboard: bool = True
+    max_skipped_steps: int = Field(20, ge=1)
+    """fp16: stop after this many overflow-skipped steps in a row."""
+
+
+class RunConfig(_Frozen):
+    """Everything that defines a run besides its data."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    model: ModelConfig = Field(default_factory=FluxConfig)
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+
+# Defaults that depend on the model: learning rate, curves per batch, epochs.
+_MODEL_DEFAULTS: dict[str, tuple[float, int, int]] = {
+    "flux": (1e-2, 64, 200),
+    "loglinear-rates": (3e-2, 64, 200),
+    "recurrent": (3e-3, 128, 60),
+    "lstm": (3e-3, 128, 100),
+    "mlp": (2e-3, 128, 200),
+}
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The configuration with every model-dependent default filled in."""
+    lr, batch_size, epochs = _MODEL_DEFAULTS[config.model.name]
+    optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.lr or lr})
+    training = config.training.model_copy(
+        update={
+            "batch_size": config.training.batch_size or batch_size,
+            "epochs": config.training.epochs or epochs,
+        }
+    )
+    return config.model_copy(update={"optimizer": optimizer, "training": training})
+
+
+def parse_config(data: dict[str, Any], where: str = "configuration") -> RunConfig:
+    """A ``RunConfig`` from nested plain data.
+
+    Raises:
+        InputError: one line naming the first bad key, its value and what is allowed.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = "is no known key" if first["type"] == "extra_forbidden" else "is not allowed"
+        value = None if isinstance(first.get("input"), dict) else first.get("input")
+        raise InputError(key or "configuration", problem, value=value, allowed=first["msg"], where=where) from None
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a TOML file into a ``RunConfig``.
+
+    Raises:
+        InputError: if the file is missing, is no TOML, or holds a bad key or value.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("--config", "cannot be read", value=str(path), hint=error.strerror or "") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("--config", "is no valid TOML", value=str(path), hint=str(error)) from None
+    return parse_config(data, where=str(path))

@@ -1,0 +1,1 @@
+"""Readers and writers of foreign file formats; each gives a validated ``CurveTable``."""

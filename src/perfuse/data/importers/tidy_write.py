@@ -1,0 +1,118 @@
+"""Writing a ``CurveTable`` as the tidy long table that ``importers.tidy`` reads.
+
+Axis legend: C curves, O reported organs, D dose events, T times.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from perfuse.data.table import CurveTable
+from perfuse.errors import InputError, PerfuseError
+from perfuse.pk.physiology import ORGANS
+
+
+def _covariate_frame(table: CurveTable) -> pl.DataFrame:
+    """One row of covariates per curve; blood flow is left out where it is zero (``hub`` does not use it)."""
+    columns: dict[str, np.ndarray] = {
+        "topology": np.full(len(table), table.topology.name),
+        "body_weight_kg": table.body_weight_kg,
+        "fup": table.fup,
+        "bp_ratio": table.bp_ratio,
+    }
+    columns |= {name: table.elimination_l_h[:, m] for m, name in enumerate(table.topology.elimination_names)}
+    columns |= {f"kp_{organ}": table.kp[:, o] for o, organ in enumerate(ORGANS) if o}
+    columns |= {f"volume_{organ}_l": table.volume_l[:, o] for o, organ in enumerate(ORGANS)}
+    flows = {f"flow_{organ}_l_h": table.flow_l_h[:, o] for o, organ in enumerate(ORGANS)}
+    return pl.DataFrame(columns | {name: flow for name, flow in flows.items() if (flow > 0).all()})
+
+
+def _keys(table: CurveTable, curve: np.ndarray, event: str, time_h: np.ndarray) -> dict[str, np.ndarray]:
+    n = len(curve)
+    return {
+        "drug": table.compound_id[curve], "subject": table.curve_id[curve], "event": np.full(n, event),
+        "time": time_h, "time_unit": np.full(n, "h"),
+    }  # fmt: skip
+
+
+def _dose_rows(table: CurveTable) -> pl.DataFrame:
+    """Dose events; every curve's covariates stand on its first dose."""
+    curve, d = np.nonzero(table.dose_mg > 0)
+    duration = table.dose_duration_h[curve, d]
+    infused = duration > 0
+    frame = pl.DataFrame(
+        _keys(table, curve, "dose", table.dose_time_h[curve, d])
+        | {
+            "dose": table.dose_mg[curve, d],
+            "dose_unit": np.full(len(curve), "mg"),
+            "duration": duration,
+            "duration_unit": np.full(len(curve), "h"),
+            "route": np.where(infused, "iv_infusion", "iv_bolus"),
+        }
+    )
+    first = np.flatnonzero(np.diff(curve, prepend=-1))
+    covariates = _covariate_frame(table).with_columns(_at=pl.Series(first, dtype=pl.UInt32))
+    return frame.with_row_index("_at").join(covariates, on="_at", how="left", maintain_order="left").drop("_at")
+
+
+def _observation_rows(table: CurveTable) -> pl.DataFrame:
+    """Observed values; an LLOQ stands beside each value that is at least the curve's limit, or is below its own."""
+    observed = ~np.isnan(table.conc_mg_l)
+    curve, organ, t = np.nonzero(observed)
+    conc, censored = table.conc_mg_l[observed], table.censored[observed]
+    limit = table.loq_mg_l[curve]
+    lloq = np.where(censored, conc, np.where(conc >= limit, limit, np.nan))
+    n = len(curve)
+    frame = pl.DataFrame(
+        _keys(table, curve, "observation", table.time_h[curve, t])
+        | {
+            "matrix": np.where(organ == 0, table.matrix[curve], "tissue_homogenate"),
+            "organ": np.asarray(ORGANS)[organ],
+            "conc": np.where(censored, np.nan, conc),
+            "conc_unit": np.full(n, "mg/L"),
+            "lloq": lloq,
+            "lloq_unit": np.full(n, "mg/L"),
+        }
+    )
+    return frame.with_columns(pl.col("conc", "lloq").fill_nan(None))
+
+
+def write_tidy(table: CurveTable, path: Path) -> Path:
+    """Write curves as a tidy table; the suffix decides: ``.csv``, ``.tsv`` or ``.parquet``.
+
+    Reading it back gives the same numbers. Names change: the subject is the curve's name, so the curve read back
+    is ``<compound>/<curve>/<matrix>``. The file appears whole or not at all.
+
+    Raises:
+        InputError: for another suffix or an invalid table.
+        PerfuseError: when the disk refuses.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".parquet"):
+        raise InputError("out", "is no kind of table", value=str(path), allowed=".csv, .tsv, .parquet")
+    table.validate(str(path))
+    unique = len(np.unique(table.curve_id)) == len(table)
+    if not unique:
+        raise InputError("curve_id", "is not unique, so subjects would be mixed up", where=str(path))
+    frame = pl.concat([_dose_rows(table), _observation_rows(table)], how="diagonal")
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        if suffix == ".parquet":
+            frame.write_parquet(part)
+        else:
+            frame.write_csv(part, separator="\t" if suffix == ".tsv" else ",")
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise PerfuseError(f"{path} cannot be written: {error.strerror or error}; nothing was kept") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+    return path

@@ -1,0 +1,66 @@
+"""Opening whatever a user names as data, and naming its content by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from perfuse.data.store import CurveStore
+from perfuse.data.table import CurveSource, CurveTable
+from perfuse.errors import InputError
+
+TIDY_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def open_source(path: Path) -> CurveSource:
+    """Curves of a dataset folder, an origin-layout ``.npz``, or a tidy ``.csv`` / ``.tsv`` / ``.parquet``.
+
+    Raises:
+        InputError: if the path is missing, of an unknown kind, or its content cannot be used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return CurveStore.open(path)
+    if not path.exists():
+        raise InputError("data", "does not exist", value=str(path))
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        from perfuse.data.importers.origin import read_origin_npz
+
+        return read_origin_npz(path)
+    if suffix in TIDY_SUFFIXES:
+        from perfuse.data.importers.tidy import read_tidy
+
+        return read_tidy(path)
+    raise InputError(
+        "data", "is of an unknown kind", value=str(path), allowed="a dataset folder, .npz, .csv, .tsv, .parquet"
+    )
+
+
+def source_hash(source: CurveSource) -> str:
+    """sha256 (hex) of the content: a store's own hash, or that of every array of a table.
+
+    Curves, their names and their order count; where they lie on disk does not.
+    """
+    if isinstance(source, CurveStore):
+        return source.content_hash
+    digest = hashlib.sha256(source.topology.name.encode())
+    for field in fields(CurveTable):
+        if field.name == "topology":
+            continue
+        value = source.column(field.name)
+        digest.update(f"|{field.name}{value.shape}|".encode())
+        if value.dtype.kind in "US":
+            for text in value.tolist():
+                raw = str(text).encode()
+                digest.update(len(raw).to_bytes(4, "little") + raw)
+        elif value.dtype == bool:
+            digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+        else:
+            # One NaN: other bit patterns mean the same absent value.
+            canonical = np.where(np.isnan(value), np.nan, value) + 0.0
+            digest.update(np.ascontiguousarray(canonical, dtype="<f8").data)
+    return digest.hexdigest()

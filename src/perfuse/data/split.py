@@ -1,0 +1,134 @@
+"""Dividing curves into training, validation and test parts without leakage.
+
+Curves are not independent: all curves of a compound, and all curves of equal drug parameters (a parameter
+group), belong together. A *unit* is a connected set of compounds and groups; units are never divided.
+
+Axis legend: C curves, U units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from perfuse.config import SplitConfig
+from perfuse.data.table import CurveSource
+from perfuse.errors import InputError
+
+_SPLIT_STREAM = 0x5E11
+"""Second half of the Philox key: keeps the split's random numbers apart from the loader's and the simulator's."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three parts, int64, sorted, disjoint."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def curve_units(compound_id: np.ndarray, group_id: np.ndarray) -> np.ndarray:
+    """``(C,)`` the unit of each curve, numbered 0..U-1.
+
+    Two curves share a unit when a chain of equal compounds or equal parameter groups joins them. Units are
+    numbered by their alphabetically first compound, so that the order of rows in a file does not matter.
+    """
+    compounds, compound = np.unique(compound_id, return_inverse=True)
+    groups, group = np.unique(group_id, return_inverse=True)
+    size = len(compounds) + len(groups)
+    joins = coo_matrix((np.ones(len(compound), dtype=np.int8), (compound, len(compounds) + group)), shape=(size, size))
+    label = connected_components(joins, directed=False)[1]
+    # `compounds` is sorted: a label's first appearance in it is its alphabetically first compound.
+    found, first = np.unique(label[: len(compounds)], return_index=True)
+    rank = np.empty(len(found), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(found))
+    return rank[np.searchsorted(found, label[compound])]
+
+
+def _part_sizes(n_units: int, config: SplitConfig, what: str) -> tuple[int, int]:
+    """How many units validate and test; at least one each (none to test only when ``test_fraction`` is 0)."""
+    n_validation = max(1, round(config.validation_fraction * n_units))
+    n_test = max(1, round(config.test_fraction * n_units)) if config.test_fraction > 0 else 0
+    if n_units - n_validation - n_test < 1:
+        need = 2 if config.test_fraction == 0 else 3
+        hint = "give more compounds"
+        if need == 3 and n_units == 2:
+            hint += ", or set split.test_fraction = 0 to keep no test part"
+        elif n_units >= need:
+            hint = "lower split.validation_fraction or split.test_fraction"
+        raise InputError(
+            "split", f"leaves no {what} for training", value=n_units, unit=f"{what}s in the data",
+            allowed=f">= {need} {what}s that share neither compound nor drug parameters", hint=hint,
+        )  # fmt: skip
+    return n_validation, n_test
+
+
+def split_curves(source: CurveSource, config: SplitConfig, seed: int) -> Split:
+    """Divide a source's curves; the result depends on names, configuration and seed alone.
+
+    ``compound`` and ``group`` both divide units (see ``curve_units``), so neither a compound nor a parameter
+    group is ever in two parts; fractions are fractions of units. ``random`` divides single curves and is refused
+    where that would separate a compound or a group.
+
+    Args:
+        source: The curves.
+        config: Kind and fractions.
+        seed: Seed of the division, in [0, 2**63).
+
+    Raises:
+        InputError: for ``scaffold`` (no structures here), too few units, or a leaking ``random`` split.
+    """
+    if config.kind == "scaffold":
+        raise InputError(
+            "split.kind", "needs chemical structures (SMILES), which this data has not", value="scaffold",
+            allowed="compound, group, random",
+        )  # fmt: skip
+    if config.kind == "random":
+        unit, what = np.arange(len(source)), "curve"
+    else:
+        unit, what = curve_units(source.column("compound_id"), source.column("group_id")), "compound"
+    n_units = int(unit.max()) + 1 if len(unit) else 0
+    n_validation, n_test = _part_sizes(n_units, config, what)
+    random = np.random.Generator(np.random.Philox(key=np.asarray([seed, _SPLIT_STREAM], dtype=np.uint64)))
+    part_of_unit = np.zeros(n_units, dtype=np.int8)
+    order = random.permutation(n_units)
+    part_of_unit[order[:n_validation]] = 1
+    part_of_unit[order[n_validation : n_validation + n_test]] = 2
+    part = part_of_unit[unit]
+    split = Split(*(np.flatnonzero(part == i).astype(np.int64) for i in range(3)))
+    check_leakage(source, split)
+    return split
+
+
+def check_leakage(source: CurveSource, split: Split) -> None:
+    """Refuse a split in which a curve, a compound or a parameter group is in two parts.
+
+    Raises:
+        InputError: naming the first compound or parameter group and its two parts.
+    """
+    names = list(split.parts())
+    rows = np.concatenate(list(split.parts().values()))
+    part = np.repeat(np.arange(3), [len(p) for p in split.parts().values()])
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(source)):
+        bad = int(rows.max() if rows.max() >= len(source) else rows.min())
+        raise InputError("split", "names a curve that is not in the data", value=bad, allowed=f"0..{len(source) - 1}")
+    for field, label in (("", "curve"), ("compound_id", "compound"), ("group_id", "parameter group")):
+        value = source.column(field)[rows] if field else rows
+        unique, code = np.unique(value, return_inverse=True)
+        lowest, highest = np.full(len(unique), 3), np.full(len(unique), -1)
+        np.minimum.at(lowest, code, part)
+        np.maximum.at(highest, code, part)
+        if (lowest < highest).any():
+            i = int(np.argmax(lowest < highest))
+            raise InputError(
+                "split", f"puts one {label} into two parts, {names[lowest[i]]} and {names[highest[i]]}",
+                value=unique[i], hint="use split.kind = 'compound', which keeps them together",
+            )  # fmt: skip

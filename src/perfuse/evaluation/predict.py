@@ -1,0 +1,234 @@
+"""Predicting organ curves for a drug (TOML) or a list of drugs and doses (CSV) with a trained run."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perfuse.data.importers.drug_csv import read_drug_dose_csv
+from perfuse.data.inputs import Dose, curve_table_for
+from perfuse.data.table import CurveTable
+from perfuse.errors import InputError, PerfuseError
+from perfuse.evaluation.evaluate import model_predictor
+from perfuse.evaluation.files import write_atomic
+from perfuse.evaluation.runs import open_run
+from perfuse.evaluation.training_range import training_range
+from perfuse.pk.drug import Drug, number
+from perfuse.pk.physiology import ORGANS
+from perfuse.pk.topology import Topology
+
+DEFAULT_TIME_H = np.linspace(0.0, 24.0, 100)
+_OUT_SUFFIXES = (".parquet", ".csv")
+_REGIMEN_KEYS = ("dose", "dose_mg", "duration_h", "body_weight_kg", "matrix")
+_DOSE_KEYS = ("amount_mg", "time_h", "duration_h", "route")
+
+
+@dataclass(frozen=True)
+class Regimen:
+    """What goes with a drug: doses, body weight, matrix of the blood row. None: not said."""
+
+    doses: tuple[Dose, ...] = ()
+    body_weight_kg: float | None = None
+    matrix: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What was predicted.
+
+    Attributes:
+        path: The file written.
+        n_curves, n_rows: Curves and rows in it.
+        outside: Curve -> the inputs that lie outside the training range.
+        caveat: Why the training range could not be looked at; '' when it was.
+    """
+
+    path: Path
+    n_curves: int
+    n_rows: int
+    outside: dict[str, str]
+    caveat: str
+
+    def lines(self) -> list[str]:
+        """The report as lines of text."""
+        out = [f"{self.n_curves} curves, {self.n_rows} rows: {self.path}"]
+        out += [f"  outside the training range: {curve}: {what}" for curve, what in self.outside.items()]
+        if self.caveat:
+            out.append(f"  the training range could not be looked at: {self.caveat}")
+        return out
+
+
+def predict_file(
+    run: Path,
+    input_path: Path,
+    out: Path,
+    *,
+    time_h: Sequence[float] | np.ndarray | None = None,
+    dose_mg: float | None = None,
+    duration_h: float | None = None,
+    body_weight_kg: float | None = None,
+    matrix: str | None = None,
+    batch_size: int = 512,
+    device: str = "cpu",
+    force: bool = False,
+) -> PredictionReport:
+    """Predict and write tidy rows: ``curve_id, drug, organ, matrix, time_h, conc_mg_l, outside_training``.
+
+    ``outside_training`` is true where an input of the curve lies more than 4 standard deviations (of its logarithm)
+    from the training mean, or never varied in training and differs; empty where the training range is not known.
+
+    Args:
+        run: Run or checkpoint folder.
+        input_path: Drug ``.toml`` (see ``read_drug_toml``) or ``.csv`` of drugs x doses.
+        out: New ``.parquet`` or ``.csv`` file, written whole or not at all.
+        time_h: Times, h; by default 100 from 0 to 24 h.
+        dose_mg, duration_h: One dose at time 0, instead of those in the TOML file.
+        body_weight_kg, matrix: Instead of those in the TOML file; by default 70 kg and plasma.
+        batch_size: Curves per batch.
+        device: Where the model runs.
+        force: Replace ``out`` if it exists.
+
+    Raises:
+        InputError: for any input that cannot be used, or when ``out`` exists and ``force`` is off.
+        PerfuseError: if a prediction is not finite or ``out`` cannot be written.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in _OUT_SUFFIXES:
+        raise InputError("--out", "is of an unknown kind", value=str(out), allowed=", ".join(_OUT_SUFFIXES))
+    if out.exists() and not force:
+        raise InputError("--out", "exists already", value=str(out), hint="choose another name, or use --force")
+    trained = open_run(Path(run))
+    time = DEFAULT_TIME_H if time_h is None else np.asarray(time_h, dtype=np.float64)
+    given = Regimen(_single_dose(dose_mg, duration_h), body_weight_kg, matrix)
+    table = _read_input(Path(input_path), trained.topology, time, given)
+    predict = model_predictor(trained.model, device)
+    rows = np.array_split(np.arange(len(table)), -(-len(table) // max(batch_size, 1)))
+    conc = np.concatenate([predict(table.take(part)) for part in rows])
+    if not np.isfinite(conc).all():
+        c, o, k = np.argwhere(~np.isfinite(conc))[0]
+        raise PerfuseError(
+            f"the prediction for curve {table.curve_id[c]}, {ORGANS[o]} at {table.time_h[c, k]:.6g} h is not finite"
+        )
+    known = training_range(trained)
+    outside = None if isinstance(known, str) else known.outside(table)
+    write_atomic(out, _encode(table, conc, outside, out.suffix.lower()))
+    named = {} if outside is None else {str(i): text for i, text in zip(table.curve_id, outside, strict=True) if text}
+    return PredictionReport(out, len(table), conc.size, named, known if isinstance(known, str) else "")
+
+
+def _single_dose(dose_mg: float | None, duration_h: float | None) -> tuple[Dose, ...]:
+    if dose_mg is None:
+        if duration_h is not None:
+            raise InputError("duration_h", "needs a dose", hint="give dose_mg too")
+        return ()
+    return (Dose(0.0, dose_mg, duration_h or 0.0),)
+
+
+def _read_input(path: Path, topology: Topology, time: np.ndarray, given: Regimen) -> CurveTable:
+    suffix = path.suffix.lower()
+    if suffix == ".toml":
+        drug, regimen = read_drug_toml(path)
+        doses = given.doses or regimen.doses
+        if not doses:
+            raise InputError(
+                "dose_mg", "is missing", where=str(path), hint="write dose_mg = 100 (mg) in the file, or give --dose-mg"
+            )
+        weight = given.body_weight_kg or regimen.body_weight_kg or 70.0
+        return curve_table_for(drug, topology, weight, doses, time, given.matrix or regimen.matrix or "plasma")
+    if suffix == ".csv":
+        if given != Regimen():
+            raise InputError(
+                "dose, body weight and matrix", "belong into the CSV", where=str(path),
+                hint="columns dose_mg, duration_h, body_weight_kg, matrix",
+            )  # fmt: skip
+        return read_drug_dose_csv(path, topology, time)
+    raise InputError("INPUT", "is of an unknown kind", value=str(path), allowed=".toml (a drug), .csv (drugs x doses)")
+
+
+def read_drug_toml(path: Path) -> tuple[Drug, Regimen]:
+    """A drug and, if the file says so, its regimen.
+
+    Besides the keys of ``pk.drug.Drug`` the file may hold ``dose_mg`` and ``duration_h`` (one dose at time 0), or
+    tables ``[[dose]]`` with ``amount_mg``, ``time_h``, ``duration_h``, ``route``; and ``body_weight_kg``, ``matrix``.
+
+    Raises:
+        InputError: in one line, for a file, key or value that cannot be used.
+    """
+    where = str(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("INPUT", "cannot be read", value=where, hint=error.strerror or "") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("INPUT", "is no valid TOML", value=where, hint=str(error)) from None
+    extra = {key: data.pop(key) for key in _REGIMEN_KEYS if key in data}
+    drug = Drug.from_mapping(data, where=where)
+    try:
+        weight = number("body_weight_kg", extra["body_weight_kg"]) if "body_weight_kg" in extra else None
+        matrix = extra.get("matrix")
+        if matrix is not None and not isinstance(matrix, str):
+            raise InputError("matrix", "is no text", value=matrix)
+        return drug, Regimen(_doses(extra), weight, matrix)
+    except InputError as error:
+        raise InputError(str(error), "", where=where) from None
+
+
+def _doses(extra: Mapping[str, object]) -> tuple[Dose, ...]:
+    listed = extra.get("dose")
+    if "dose_mg" in extra:
+        if listed is not None:
+            raise InputError("dose_mg and [[dose]]", "say the same thing twice", hint="give one of them")
+        return _single_dose(number("dose_mg", extra["dose_mg"]), number("duration_h", extra.get("duration_h", 0.0)))
+    if "duration_h" in extra:
+        raise InputError("duration_h", "needs a dose", hint="give dose_mg too")
+    if listed is None:
+        return ()
+    if not isinstance(listed, list) or not all(isinstance(d, dict) for d in listed) or not listed:
+        raise InputError("dose", "is no list of tables", value=listed, hint="write [[dose]] before each dose")
+    out = []
+    for i, dose in enumerate(listed, 1):
+        for key in dose:
+            if key not in _DOSE_KEYS:
+                raise InputError(f"dose {i}: {key}", "is no known key", allowed=", ".join(_DOSE_KEYS))
+        if "amount_mg" not in dose:
+            raise InputError(f"dose {i}: amount_mg", "is missing")
+        route = dose.get("route", "")
+        if not isinstance(route, str):
+            raise InputError(f"dose {i}: route", "is no text", value=route)
+        time, amount, duration = (
+            number(f"dose {i}: {key}", dose.get(key, 0.0)) for key in ("time_h", "amount_mg", "duration_h")
+        )
+        out.append(Dose(time, amount, duration, route))
+    return tuple(out)
+
+
+def _encode(table: CurveTable, conc: np.ndarray, outside: list[str] | None, suffix: str) -> bytes:
+    """Tidy rows as CSV or Parquet; the tissues' matrix is ``tissue_homogenate``."""
+    import polars as pl
+
+    c, o, t = conc.shape
+    matrix = np.full((c, o), "tissue_homogenate", dtype=object)
+    matrix[:, 0] = table.matrix
+    flag = [None] * c if outside is None else [bool(text) for text in outside]
+    frame = pl.DataFrame(
+        {
+            "curve_id": np.repeat(table.curve_id.astype(str), o * t).tolist(),
+            "drug": np.repeat(table.compound_id.astype(str), o * t).tolist(),
+            "organ": np.tile(np.repeat(np.asarray(ORGANS), t), c).tolist(),
+            "matrix": np.repeat(matrix.reshape(-1), t).tolist(),
+            "time_h": np.repeat(table.time_h[:, None], o, axis=1).reshape(-1),
+            "conc_mg_l": conc.reshape(-1),
+            "outside_training": pl.Series([f for f in flag for _ in range(o * t)], dtype=pl.Boolean),
+        }
+    )
+    buffer = io.BytesIO()
+    if suffix == ".csv":
+        frame.write_csv(buffer)
+    else:
+        frame.write_parquet(buffer)
+    return buffer.getvalue()

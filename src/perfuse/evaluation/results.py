@@ -1,0 +1,160 @@
+"""What an evaluation leaves on disk: ``evaluation.json`` and ``evaluation_curves.npz`` (density, errors, cases).
+
+Axis legend: C curves, K chosen cases, O the 14 reported organs, T times, H histogram bins.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perfuse.data.table import CurveSource, CurveTable
+from perfuse.errors import InputError
+from perfuse.evaluation.files import write_atomic, write_json
+from perfuse.evaluation.judged_data import JudgedData, JudgedRows
+from perfuse.evaluation.metrics import ScoredValues
+from perfuse.evaluation.runs import TrainedRun
+
+JSON_NAME = "evaluation.json"
+CURVES_NAME = "evaluation_curves.npz"
+CASES_EACH = 3
+"""Cases kept of each kind: worst, median, best."""
+LOG10_EDGES = np.linspace(-9, 5, 281)
+"""Edges of the density of log10 (mg/L), true and predicted: 20 bins per decade."""
+_SAMPLE_VALUES = 3000
+
+
+@dataclass(frozen=True)
+class StoredCurves:
+    """Contents of ``evaluation_curves.npz``.
+
+    Attributes:
+        density: ``(H, H)`` counts of (true, predicted) values in bins of log10 mg/L, ``log10_edges``.
+        sample_true, sample_pred: A systematic sample of value pairs, mg/L.
+        curve_gmfe: ``(C,)`` of every judged curve; NaN where none of its values counts.
+        kind: ``(K,)`` worst, median or best.
+        case_curve_id, case_compound_id, case_matrix: ``(K,)``.
+        case_gmfe, case_loq: ``(K,)``.
+        case_time_h: ``(K, T)``; case_true, case_pred: ``(K, O, T)``, mg/L; case_scored: ``(K, O, T)`` bool.
+    """
+
+    density: np.ndarray
+    log10_edges: np.ndarray
+    sample_true: np.ndarray
+    sample_pred: np.ndarray
+    curve_gmfe: np.ndarray
+    kind: np.ndarray
+    case_curve_id: np.ndarray
+    case_compound_id: np.ndarray
+    case_matrix: np.ndarray
+    case_gmfe: np.ndarray
+    case_loq: np.ndarray
+    case_time_h: np.ndarray
+    case_true: np.ndarray
+    case_pred: np.ndarray
+    case_scored: np.ndarray
+
+
+class CaseStore:
+    """Collects the density and the errors of single curves while batches pass, then picks cases."""
+
+    def __init__(self, n_curves: int) -> None:
+        """Args: n_curves: how many curves will come."""
+        self._gmfe = np.full(n_curves, np.nan)
+        self._next = 0
+        size = len(LOG10_EDGES) - 1
+        self._density = np.zeros((size, size), dtype=np.int64)
+        self._sample: list[np.ndarray] = []
+        self._share = max(1, _SAMPLE_VALUES // max(n_curves, 1))
+
+    def add(self, table: CurveTable, scored: ScoredValues) -> None:
+        """Add a batch, in the order of the judged rows."""
+        n = len(table)
+        self._gmfe[self._next : self._next + n] = scored.curve_gmfe
+        self._next += n
+        pair = np.stack((scored.true_mg_l[scored.mask], scored.pred_mg_l[scored.mask]))
+        inside = np.clip(np.log10(pair), LOG10_EDGES[0], LOG10_EDGES[-1])
+        self._density += np.histogram2d(inside[0], inside[1], bins=[LOG10_EDGES, LOG10_EDGES])[0].astype(np.int64)
+        step = max(1, pair.shape[1] // (self._share * n))
+        self._sample.append(pair[:, ::step])
+
+    def choose(
+        self, source: CurveSource, rows: np.ndarray, predict: Callable[[CurveTable], np.ndarray]
+    ) -> StoredCurves:
+        """The worst, median and best curves, predicted once more."""
+        order = np.argsort(np.where(np.isnan(self._gmfe), np.inf, self._gmfe), kind="stable")
+        order = order[: int((~np.isnan(self._gmfe)).sum())]
+        each = min(CASES_EACH, max(1, len(order) // 3)) if len(order) else 0
+        middle = max(0, len(order) // 2 - each // 2)
+        picks: list[tuple[str, int]] = []
+        for kind, chosen in (
+            ("worst", order[::-1][:each]), ("median", order[middle : middle + each]), ("best", order[:each])
+        ):  # fmt: skip
+            picks += [(kind, int(i)) for i in chosen if int(i) not in {p for _, p in picks}]
+        index = np.asarray([i for _, i in picks], dtype=np.int64)
+        table = source.take(rows[index])
+        pred = predict(table) if len(index) else table.conc_mg_l
+        sample = np.concatenate(self._sample, axis=1) if self._sample else np.zeros((2, 0))
+        late = (np.nan_to_num(table.time_h, nan=0.0) > 0)[:, None]
+        with np.errstate(invalid="ignore"):
+            counts = late & ~table.censored & (table.conc_mg_l >= table.loq_mg_l[:, None, None])
+        return StoredCurves(
+            density=self._density, log10_edges=LOG10_EDGES, sample_true=sample[0], sample_pred=sample[1],
+            curve_gmfe=self._gmfe, kind=np.asarray([k for k, _ in picks], dtype=str),
+            case_curve_id=table.curve_id.astype(str), case_compound_id=table.compound_id.astype(str),
+            case_matrix=table.matrix.astype(str), case_gmfe=self._gmfe[index], case_loq=table.loq_mg_l,
+            case_time_h=table.time_h, case_true=table.conc_mg_l, case_pred=pred, case_scored=counts,
+        )  # fmt: skip
+
+
+def evaluation_folder(run: TrainedRun, data: JudgedData, rows: JudgedRows, out: Path | None) -> Path:
+    """Where an evaluation goes: ``out``, else in the run ``evaluation`` (own test split) or ``evaluation-<data>``.
+
+    A second data set of the same name gets its hash appended, so that it does not replace the first one's results.
+    """
+    if out is not None:
+        return Path(out)
+    if rows.scope == "test split":
+        return run.folder / "evaluation"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", data.path.resolve().stem).strip("-.") or "data"
+    folder = run.folder / f"evaluation-{stem}"
+    try:
+        stored = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
+    return folder if stored == data.content_hash else folder.with_name(f"{folder.name}-{data.content_hash[:8]}")
+
+
+def save_evaluation(folder: Path, evaluation: Mapping[str, object], curves: StoredCurves) -> None:
+    """Write both files; the JSON last, so that its presence means a complete evaluation.
+
+    Raises:
+        PerfuseError: if the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **curves.__dict__)
+    write_atomic(folder / CURVES_NAME, buffer.getvalue())
+    write_json(evaluation, folder / JSON_NAME)
+
+
+def load_evaluation(folder: Path) -> tuple[dict[str, object], StoredCurves]:
+    """What ``save_evaluation`` wrote.
+
+    Raises:
+        InputError: if a file is missing or damaged.
+    """
+    try:
+        evaluation = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+        with np.load(folder / CURVES_NAME, allow_pickle=False) as file:
+            curves = StoredCurves(**{name: file[name] for name in StoredCurves.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(
+            "evaluation", "cannot be read", value=str(folder), hint=f"run `perfuse evaluate` again ({error})"
+        ) from None
+    return evaluation, curves

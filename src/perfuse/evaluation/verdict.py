@@ -1,0 +1,90 @@
+"""One plain sentence or two: what the numbers say, and what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perfuse.evaluation.metrics import Summary
+
+TRIVIAL = ("mean-curve", "5-nearest", "log-linear")
+NETWORK_FREE = "loglinear-rates"
+SIMULATED = "simulated data: not accuracy on people"
+
+
+def show_gmfe(value: float | None) -> str:
+    """GMFE with as many digits as tell it from 1: 1.0000012, 1.00041, 1.052, 3.420, 120."""
+    if value is None:
+        return "n/a"
+    if value < 1.01:
+        return f"{value:.7f}" if value < 1.0001 else f"{value:.5f}"
+    return f"{value:.3f}" if value < 10 else f"{value:.3g}"
+
+
+def show_percent(value: float | None) -> str:
+    """A fraction in per cent; 100 only when it is all."""
+    if value is None:
+        return "n/a"
+    if 0.9995 <= value < 1:
+        return "99.9"
+    return f"{100 * value:.1f}"
+
+
+def beats(model: Summary, other: Summary) -> bool:
+    """True when the model's GMFE is below the other's."""
+    return model["gmfe"] is not None and other["gmfe"] is not None and model["gmfe"] < other["gmfe"]
+
+
+def verdict(
+    name: str,
+    model: Summary,
+    baselines: Mapping[str, Summary],
+    *,
+    n_curves: int,
+    n_drugs: int,
+    interval: list[float] | None,
+    scope: str,
+    simulated: bool | None,
+) -> str:
+    """What a reader should take away, in plain words.
+
+    Args:
+        name: The model's name.
+        model: Its metrics.
+        baselines: Metrics of every baseline that is available.
+        n_curves, n_drugs: What the metrics rest on.
+        interval: 95 % interval of the GMFE over drugs.
+        scope: Which curves those are.
+        simulated: Whether the truth was simulated (None: unknown).
+    """
+    if model["gmfe"] is None:
+        return f"{name}: no value at t > 0 and at or above the LOQ, so nothing can be said."
+    where = f"{n_curves} {'curve' if n_curves == 1 else 'curves'} of {n_drugs} {'drug' if n_drugs == 1 else 'drugs'}"
+    between = f", 95 % interval over drugs {show_gmfe(interval[0])}-{show_gmfe(interval[1])}" if interval else ""
+    parts = [
+        f"{name} has a GMFE of {show_gmfe(model['gmfe'])}{between}, and {show_percent(model['within_2'])} % of values "
+        f"within 2-fold, on {where} ({scope})."
+    ]
+    trivial = {n: s for n, s in baselines.items() if n in TRIVIAL}
+    winners = {n: s for n, s in trivial.items() if not beats(model, s)}
+    if winners:
+        listed = ", ".join(f"{n} ({show_gmfe(s['gmfe'])})" for n, s in winners.items())
+        parts.append(f"It does NOT beat the trivial baselines: {listed}. Do not use this model on such data.")
+    elif trivial:
+        best = min(trivial, key=lambda n: trivial[n]["gmfe"] or float("inf"))
+        parts.append(f"It beats every trivial baseline (best: {best}, {show_gmfe(trivial[best]['gmfe'])}).")
+    else:
+        parts.append("No trivial baseline was available to compare with.")
+    if NETWORK_FREE in baselines:
+        free = show_gmfe(baselines[NETWORK_FREE]["gmfe"])
+        if beats(model, baselines[NETWORK_FREE]):
+            parts.append(f"It beats {NETWORK_FREE} ({free}), the same equations without a network.")
+        else:
+            parts.append(
+                f"It does NOT beat {NETWORK_FREE} ({free}): on this data one exponent per feature, without a network, "
+                "does better."
+            )
+    if simulated:
+        parts.append(SIMULATED[0].upper() + SIMULATED[1:] + ".")
+    elif simulated is False:
+        parts.append("Measured human data.")
+    return " ".join(parts)

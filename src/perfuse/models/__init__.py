@@ -1,0 +1,27 @@
+"""Models by name: a plain dict, one class per file (``flux`` and its network-free baseline share one)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from perfuse.pk.topology import Topology
+
+if TYPE_CHECKING:
+    from perfuse.config import ModelConfig
+    from perfuse.models.base import CurveModel
+
+MODELS = {
+    "flux": ("perfuse.models.flux", "Flux"),
+    "loglinear-rates": ("perfuse.models.flux", "LoglinearRates"),
+    "recurrent": ("perfuse.models.recurrent", "Recurrent"),
+    "lstm": ("perfuse.models.lstm", "Lstm"),
+    "mlp": ("perfuse.models.mlp", "Mlp"),
+}
+
+
+def build_model(config: ModelConfig, topology: Topology) -> CurveModel:
+    """A fresh, unfitted model of the configured kind on a topology."""
+    module, name = MODELS[config.name]
+    model: CurveModel = getattr(import_module(module), name)(config, topology)
+    return model

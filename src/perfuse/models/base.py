@@ -1,0 +1,56 @@
+"""What every model promises: one call signature, physical units outside, statistics from training data only.
+
+Axis legend: B batch, O the 14 reported organs, T times.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from perfuse.data.batch import CurveBatch
+from perfuse.errors import InputError, PerfuseError
+from perfuse.pk.topology import Topology
+
+
+class CurveModel(nn.Module, ABC):
+    """A map from a ``CurveBatch`` (targets ignored) to concentrations.
+
+    Statistics (means and standard deviations) are buffers, so they travel in ``model.safetensors``.
+    Nothing but dropout depends on ``train()`` / ``eval()``.
+    """
+
+    is_fitted: Tensor
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__()
+        self.topology_name = topology.name
+        self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
+
+    def fit_normalisation(self, batch: CurveBatch) -> None:
+        """Take every statistic from these curves (the training split, or a sample of it)."""
+        self._fit(batch)
+        self.is_fitted.fill_(True)
+
+    @abstractmethod
+    def _fit(self, batch: CurveBatch) -> None: ...
+
+    @abstractmethod
+    def _predict(self, batch: CurveBatch) -> Tensor: ...
+
+    def forward(self, batch: CurveBatch) -> Tensor:
+        """Concentrations, mg/L, ``(B, O, T)``, in each curve's matrix (plasma where ``is_plasma``).
+
+        Raises:
+            InputError: if the batch is on another topology than the model was built for.
+            PerfuseError: if the statistics have not been fitted or loaded.
+        """
+        if batch.system.topology.name != self.topology_name:
+            raise InputError(
+                "topology", "does not match the model", value=batch.system.topology.name, allowed=self.topology_name
+            )
+        if not self.is_fitted:
+            raise PerfuseError("the model has no normalisation statistics: fit or load it first")
+        return self._predict(batch)

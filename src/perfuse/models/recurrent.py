@@ -1,0 +1,171 @@
+"""``recurrent``: a dynamic graph neural network, organs as nodes, blood flows as edges, unrolled over time.
+
+Each step passes gated messages along the flow edges, lets every organ attend to all others, and updates the
+state of each organ by its own GRU step; then it decodes the next few knots of ln C from that state.
+
+Tensors put nodes first, ``(N, B, H)``, so that gathering from and summing into nodes are plain matrix products
+with constant matrices. The first message layer acts on [source, target, edge]; it is split into one product per
+node and one per edge, and the edge part is computed once per curve.
+
+Axis legend: N nodes, E flow edges, M eliminations, B batch, H hidden, A attention heads, K knots, S knots per step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from perfuse.config import RecurrentConfig
+from perfuse.data.batch import CurveBatch
+from perfuse.models.features import N_IDENTITIES, LogStandardiser, graph_index, log_features
+from perfuse.models.knots import KnotModel
+from perfuse.pk.system import SystemParameters
+from perfuse.pk.topology import Topology
+
+_NODE_INPUTS = 5
+"""Numbers per node: log volume, log Kp, blood or tissue, log fup, log B:P; each elimination adds one at its source."""
+_EDGE_CLASSES = 4
+"""Tissue or blood at either end."""
+
+
+@dataclass(frozen=True)
+class _Wiring:
+    """A topology's constant matrices, float32.
+
+    Attributes:
+        ends: ``(E, 2 N)``: adds what the source and the target send to each edge.
+        inflow: ``(N, E)``: sums edges into their targets.
+        edge_class: ``(E,)``: 2 x source is blood + target is blood.
+        organ_node: ``(14,)``.
+    """
+
+    ends: Tensor
+    inflow: Tensor
+    edge_class: Tensor
+    organ_node: Tensor
+
+
+@lru_cache(maxsize=32)
+def _wiring(topology: Topology, device: str) -> _Wiring:
+    source, target = (torch.as_tensor(row) for row in topology.edge_index)
+    one_hot = [functional.one_hot(end, topology.n_nodes).float() for end in (source, target)]
+    is_blood = torch.as_tensor(topology.is_blood).long()
+    return _Wiring(
+        ends=torch.cat(one_hot, 1).to(device),
+        inflow=one_hot[1].T.contiguous().to(device),
+        edge_class=(2 * is_blood[source] + is_blood[target]).to(device),
+        organ_node=torch.as_tensor(topology.organ_node).to(device),
+    )
+
+
+class _MessageLayer(nn.Module):
+    """Gated sum of messages over incoming flow edges."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.ends = nn.Linear(hidden, 4 * hidden, bias=False)
+
+    def forward(self, state: Tensor, edge_part: Tensor, wiring: _Wiring) -> Tensor:
+        """Messages into every node, ``(N, B, H)``; ``edge_part``, ``(E, B, 2 H)``, is the edges' own."""
+        n, b, h = state.shape
+        sent = self.ends(state)  # (N, B, 4 H): source's part, target's part
+        both = torch.cat((sent[..., : 2 * h], sent[..., 2 * h :])).reshape(2 * n, -1)
+        value, gate = ((wiring.ends.to(sent.dtype) @ both).view(-1, b, 2 * h) + edge_part).chunk(2, -1)
+        message = functional.silu(value) * torch.sigmoid(gate)  # (E, B, H)
+        return (wiring.inflow.to(message.dtype) @ message.flatten(1)).view(n, b, h)
+
+
+class _OrganAttention(nn.Module):
+    """Multi-head attention of every node to all nodes of its curve."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+
+    def forward(self, state: Tensor) -> Tensor:
+        n, b, h = state.shape
+        q, k, v = self.qkv(state).view(n, b, 3, self.heads, -1).permute(2, 1, 3, 0, 4)  # (B, A, N, H / A)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return mixed.permute(2, 0, 1, 3).reshape(n, b, h)
+
+
+class Recurrent(KnotModel):
+    """See the module's docstring. Node order does not matter: nodes are known by features and identity alone."""
+
+    def __init__(self, config: RecurrentConfig, topology: Topology) -> None:
+        super().__init__(topology, config.knots)
+        hidden, self.steps = config.hidden, config.steps
+        self.features = LogStandardiser(topology.n_eliminations)
+        self.identity = nn.Embedding(N_IDENTITIES, hidden)
+        self.edge_class = nn.Embedding(_EDGE_CLASSES, hidden)
+        self.node_encoder = nn.Linear(_NODE_INPUTS + topology.n_eliminations, hidden)
+        self.drug_encoder = nn.Linear(2 + topology.n_eliminations, hidden)
+        self.edge_encoder = nn.Linear(1, hidden)
+        self.start = nn.Linear(hidden, hidden)
+        self.messages = nn.ModuleList(_MessageLayer(hidden) for _ in range(config.layers))
+        self.between = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(config.layers - 1))
+        self.edge_parts = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(config.layers))
+        self.attention = _OrganAttention(hidden, config.heads)
+        self.dropout = nn.Dropout(config.dropout)
+        self.update_input = nn.Linear(2 * hidden, 3 * hidden, bias=False)
+        self.update_node = nn.Linear(hidden, 3 * hidden)
+        self.update_time = nn.Linear(4, 3 * hidden, bias=False)
+        self.update_state = nn.Linear(hidden, 3 * hidden)
+        self.decoder = nn.Linear(hidden, hidden)
+        self.head = nn.Linear(hidden, config.knots // config.steps)
+
+    def _fit_features(self, system: SystemParameters) -> None:
+        self.features.fit(system)
+
+    def _encode(self, system: SystemParameters, wiring: _Wiring) -> tuple[Tensor, Tensor]:
+        """Nodes ``(N, B, H)`` and edges ``(E, B, H)``."""
+        graph, dtype = graph_index(system.topology, system.kp.device), self.head.weight.dtype
+        logs = self.features(log_features(system), graph)
+        drug = torch.stack((logs.fup, logs.bp_ratio, *logs.elimination.unbind(-1)), -1)  # (B, 2 + M)
+        nodes = self.node_encoder(logs.on_nodes(graph).transpose(0, 1).to(dtype))
+        nodes = nodes + self.identity(graph.identity)[:, None] + self.drug_encoder(drug.to(dtype))
+        edges = self.edge_encoder(logs.flow.T[..., None].to(dtype)) + self.edge_class(wiring.edge_class)[:, None]
+        return functional.silu(nodes), functional.silu(edges)
+
+    def _step_times(self, dtype: torch.dtype) -> Tensor:
+        """What each step is told of time, ``(steps, 4)``: place on the knot axis and in h; length in u and ln h."""
+        time_h = self.grid.knot_time_h
+        per_step = len(time_h) // self.steps
+        end = time_h[per_step - 1 :: per_step]
+        start = torch.cat((time_h.new_zeros(1), end[:-1]))
+        place = torch.arange(1, self.steps + 1, dtype=time_h.dtype, device=time_h.device) / self.steps
+        length_u = torch.log1p(end / time_h[0]) - torch.log1p(start / time_h[0])
+        return torch.stack((place, end / time_h[-1], length_u, ((end - start) / time_h[-1]).log()), -1).to(dtype)
+
+    def _standardised_knots(self, batch: CurveBatch) -> Tensor:
+        dtype = self.head.weight.dtype
+        wiring = _wiring(batch.system.topology, str(batch.time_h.device))
+        nodes, edges = self._encode(batch.system, wiring)
+        edge_parts = [edge(edges) for edge in self.edge_parts]  # (E, B, 2 H), once per curve
+        constant = self.update_node(nodes)  # (N, B, 3 H)
+        state = torch.tanh(self.start(nodes))
+        states = []
+        for from_time in self.update_time(self._step_times(dtype)).unbind(0):
+            state = self._step(state, constant + from_time, edge_parts, wiring)
+            states.append(state)
+        organs = torch.stack(states, 2)[wiring.organ_node]  # (O, B, steps, H)
+        with torch.autocast(organs.device.type, enabled=False):
+            deviations = self.head(functional.silu(self.decoder(self.dropout(organs.to(dtype)))))  # (O, B, steps, S)
+        return deviations.flatten(2).transpose(0, 1)
+
+    def _step(self, state: Tensor, constant: Tensor, edge_parts: list[Tensor], wiring: _Wiring) -> Tensor:
+        """One GRU update per organ from messages and attention (Cho K et al. EMNLP 2014)."""
+        heard = self.messages[0](state, edge_parts[0], wiring)
+        for layer, mix, edge_part in zip(self.messages[1:], self.between, edge_parts[1:], strict=True):
+            heard = layer(state + mix(heard), edge_part, wiring)
+        inputs = self.dropout(torch.cat((heard, self.attention(state)), -1))
+        reset_i, update_i, new_i = (self.update_input(inputs) + constant).chunk(3, -1)
+        reset_h, update_h, new_h = self.update_state(state).chunk(3, -1)
+        update = torch.sigmoid(update_i + update_h)
+        new = torch.tanh(new_i + torch.sigmoid(reset_i + reset_h) * new_h)
+        return new + update * (state - new)

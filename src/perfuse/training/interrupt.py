@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM: the first asks the loop to finish its step, save and leave; a second one aborts at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+from perfuse.errors import PerfuseError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(PerfuseError):
+    """Training was asked to stop and has saved; ``exit_code`` is 128 + the signal's number (130 or 143)."""
+
+    def __init__(self, signal_number: int, text: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}: {text}")
+        self.exit_code = 128 + signal_number
+
+
+class Interruption:
+    """Context manager that turns the signals into a flag, ``received``.
+
+    Handlers can only be installed in the main thread; elsewhere this does nothing, and signals act as before.
+
+    Args:
+        announce: Called with a line of text when the first signal arrives.
+    """
+
+    def __init__(self, announce: Callable[[str], None] | None = None) -> None:
+        self.received: int | None = None
+        self._announce = announce
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
+        self._previous = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        if self._announce is not None:
+            self._announce(f"{signal.Signals(number).name}: finishing the step and saving; once more aborts at once")

@@ -1,0 +1,105 @@
+"""``load_model``: a trained model from a run or checkpoint folder, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from perfuse.config import RunConfig
+from perfuse.errors import InputError
+from perfuse.models import build_model
+from perfuse.models.base import CurveModel
+from perfuse.pk.physiology import ORGANS
+from perfuse.pk.topology import get_topology
+from perfuse.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from perfuse.training.record import CheckpointState
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its provenance.
+
+    Attributes:
+        model: On the CPU, in eval mode.
+        config: The run's configuration.
+        meta: All of ``state.json``: data, split (compounds of each part), progress, metrics, versions.
+        folder: The checkpoint folder it came from.
+    """
+
+    model: CurveModel
+    config: RunConfig
+    meta: CheckpointState
+    folder: Path
+
+
+def find_model(path: Path) -> Path:
+    """The checkpoint that a path means: itself, or of a run ``best``, else ``last``.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not path.is_dir() and find_checkpoint(path) is None:
+        problem = "is no folder" if path.exists() else "does not exist"
+        raise InputError("RUN", problem, value=str(path), allowed="a run or checkpoint folder")
+    for folder in (path, path / "best", path / "last"):
+        if find_checkpoint(folder) is not None:
+            return folder
+    raise InputError("RUN", "holds no checkpoint", value=str(path), allowed="a folder with best/ or last/")
+
+
+def load_model(path: Path) -> LoadedModel:
+    """A trained model from a run folder (``best``, else ``last``) or a checkpoint folder.
+
+    Raises:
+        InputError: if there is no checkpoint, or it is damaged, or does not fit the model it names.
+    """
+    checkpoint = load_checkpoint(find_model(path))
+    model = model_of(checkpoint)
+    return LoadedModel(model.eval(), checkpoint.state.config, checkpoint.state, checkpoint.folder)
+
+
+def model_of(checkpoint: Checkpoint) -> CurveModel:
+    """The model that a checkpoint names, carrying its weights.
+
+    Raises:
+        InputError: if organs, eliminations or tensors are not those of this version's model.
+    """
+    state = checkpoint.state
+    where = str(checkpoint.folder)
+    topology = get_topology(state.topology)
+    if state.organs != ORGANS:
+        raise InputError("checkpoint organs", "differ from this version's", value=",".join(state.organs), where=where)
+    if state.elimination_names != topology.elimination_names:
+        raise InputError(
+            "checkpoint elimination_names", "differ from the topology's", value=",".join(state.elimination_names),
+            allowed=",".join(topology.elimination_names), where=where,
+        )  # fmt: skip
+    model = build_model(state.config.model, topology)
+    load_weights(model, checkpoint.model, where)
+    return model
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors into a model that needs exactly these.
+
+    Raises:
+        InputError: naming the first tensor that is missing, unknown, or of another shape or type.
+    """
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in tensors:
+            raise InputError(f"checkpoint tensor {name}", "is missing: it is of another model", where=where)
+        found = tensors[name]
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise InputError(
+                f"checkpoint tensor {name}", "does not fit the model",
+                value=f"{tuple(found.shape)} {found.dtype}", allowed=f"{tuple(tensor.shape)} {tensor.dtype}",
+                where=where,
+            )  # fmt: skip
+    unknown = sorted(set(tensors) - set(own))
+    if unknown:
+        raise InputError(f"checkpoint tensor {unknown[0]}", "is unknown to the model: it is of another", where=where)
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,112 @@
+"""Device and mixed precision.
+
+Lightning Fabric picks the device, launches processes and gives the autocast context. Its wrapped ``forward`` and
+``optimizer_step`` are left alone: they cast every input to bfloat16 and every output to float32, where volumes,
+flows and times must stay float64, and they hide the loss scaling that the loop has to see.
+
+Mixed precision concerns hidden layers; rate constants, propagation and loss stay in float32 or float64, which the
+models and the loss see to themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from perfuse.config import TrainingConfig
+from perfuse.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+
+
+def pick_device(config: TrainingConfig) -> str:
+    """``cpu`` or ``cuda`` for what the configuration asks.
+
+    Raises:
+        InputError: if CUDA is asked for and absent, or fp16 on a CPU (Fabric would silently train in bf16).
+    """
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise InputError(
+            "training.device", "is not available here", value="cuda", allowed="auto, cpu",
+            hint="PyTorch sees no CUDA device",
+        )  # fmt: skip
+    device = "cuda" if has_cuda and config.device != "cpu" else "cpu"
+    if config.precision == "16" and device == "cpu":
+        raise InputError("training.precision", "needs a CUDA device", value="16", allowed="32 or bf16 on a CPU")
+    return device
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """A launched Fabric on one device.
+
+    Raises:
+        InputError: as ``pick_device``.
+    """
+    device = pick_device(config)
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr
+    fabric = Fabric(accelerator=device, devices=1, precision=_FABRIC_PRECISION[config.precision])
+    fabric.launch()
+    return fabric
+
+
+class LossScaler:
+    """Scales the loss so that fp16 gradients do not vanish; without fp16 every method passes things through.
+
+    ``torch.amp.GradScaler`` keeps the scale. Its ``step`` is not used: it would wait for the device a second time
+    to learn what the gradient norm has told already.
+
+    Args:
+        device: Device type of the gradients.
+        enabled: True for fp16.
+        init_scale, growth_interval: As ``torch.amp.GradScaler``.
+    """
+
+    def __init__(self, device: str, enabled: bool, init_scale: float = 2.0**16, growth_interval: int = 2000) -> None:
+        self.enabled = enabled
+        self._scaler = torch.amp.GradScaler(
+            device=device, enabled=enabled, init_scale=init_scale, growth_interval=growth_interval
+        )
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss to call ``backward`` on."""
+        return self._scaler.scale(loss) if self.enabled else loss
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Bring the gradients back to their own scale."""
+        if self.enabled:
+            self._scaler.unscale_(optimizer)
+
+    def update(self) -> None:
+        """Halve the scale after an overflow, double it after ``growth_interval`` steps without one."""
+        if self.enabled:
+            self._scaler.update()
+
+    def state(self) -> dict[str, float]:
+        """Scale and growth tracker, empty when disabled."""
+        if not self.enabled:
+            return {}
+        state = self._scaler.state_dict()
+        return {"scale": float(state["scale"]), "growth_tracker": float(state["_growth_tracker"])}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Continue from ``state()``."""
+        if self.enabled and state:
+            full = self._scaler.state_dict()
+            full |= {"scale": state["scale"], "_growth_tracker": int(state["growth_tracker"])}
+            self._scaler.load_state_dict(full)

@@ -1,0 +1,58 @@
+"""Random generators: seeding, and their states as plain bytes and numbers for a checkpoint."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+from perfuse.errors import InputError
+from perfuse.training.record import RngRecord
+
+
+def seed_generators(seed: int) -> None:
+    """Seed PyTorch (every device), NumPy's and Python's global generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what foreign code may use)
+    random.seed(seed)
+
+
+def capture_rng() -> RngRecord:
+    """The states now."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, words, next_gauss = random.getstate()
+    return RngRecord(
+        torch=_raw(torch.get_rng_state()),
+        cuda=tuple(_raw(s) for s in cuda),
+        python=(version, np.asarray(words, dtype=np.uint32).tobytes(), next_gauss),
+        numpy=(str(name), np.asarray(keys, dtype=np.uint32).tobytes(), int(position), int(has_gauss), float(gauss)),
+    )
+
+
+def restore_rng(record: RngRecord) -> None:
+    """Put the states back; a checkpoint of another number of CUDA devices leaves CUDA's as they are.
+
+    Raises:
+        InputError: if a state is not one.
+    """
+    try:
+        version, words, next_gauss = record.python
+        random.setstate((version, tuple(np.frombuffer(words, dtype=np.uint32).tolist()), next_gauss))  # type: ignore
+        name, keys, position, has_gauss, gauss = record.numpy
+        state = (name, np.frombuffer(keys, dtype=np.uint32), position, has_gauss, gauss)  # type: ignore
+        np.random.set_state(state)  # type: ignore  # noqa: NPY002
+        torch.set_rng_state(_tensor(record.torch))
+        if torch.cuda.is_available() and len(record.cuda) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([_tensor(s) for s in record.cuda])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError("state.json: rng", "is no generator state", hint=str(error)[:100]) from None
+
+
+def _raw(state: torch.Tensor) -> bytes:
+    return state.cpu().numpy().tobytes()
+
+
+def _tensor(raw: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)

@@ -1,0 +1,396 @@
+"""``train``: split -> model -> normalisation from the training split only -> loop, in a folder of its own.
+
+A run's folder holds ``best/``, ``last/``, ``config.toml``, ``metrics.jsonl`` and ``tensorboard/``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import perfuse
+from perfuse.config import RunConfig, resolve
+from perfuse.data.loader import CurveLoader
+from perfuse.data.sources import source_hash
+from perfuse.data.split import Split, check_leakage, split_curves
+from perfuse.data.table import CurveSource, to_batch
+from perfuse.errors import InputError, PerfuseError
+from perfuse.models import build_model
+from perfuse.pk.physiology import ORGANS
+from perfuse.training.budget import TIMED_STEPS, Budget
+from perfuse.training.checkpoint import Checkpoint, find_checkpoint
+from perfuse.training.ema import Ema
+from perfuse.training.interrupt import Interruption
+from perfuse.training.keeper import Keeper, Learner
+from perfuse.training.logs import METRICS_FILE, RunLogs
+from perfuse.training.loop import Parts, Trainer
+from perfuse.training.loss import CurveLoss
+from perfuse.training.optimizer import make_optimizer
+from perfuse.training.precision import LossScaler, make_fabric
+from perfuse.training.progress import ProgressDisplay
+from perfuse.training.record import (
+    UNITS,
+    CheckpointState,
+    DataRecord,
+    PlanRecord,
+    PlateauRecord,
+    ProgressRecord,
+    split_record,
+)
+from perfuse.training.resume import continued_plan, read_last, refuse_changes
+from perfuse.training.rng import capture_rng, restore_rng, seed_generators
+from perfuse.training.schedule import Schedule, effective_warmup
+from perfuse.training.validation import MetricFunction, Validator
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CONFIG_FILE = "config.toml"
+_NORMALISATION_CURVES = 4096
+"""Statistics are taken from at most this many training curves, drawn by the run's seed."""
+_VALIDATION_BATCH = 256
+_FILL = "fill_uninitialized_memory"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        run: Its folder.
+        ending: ``completed``, ``early`` (early stopping) or ``deadline`` (the wall-clock budget ran out first).
+        epochs: Whole passes over the training split.
+        steps: Optimiser steps.
+        best_val_loss, best_epoch, best_step: The best validation (epochs count from 1).
+        validation: Metrics of the last validation.
+        seconds: Wall-clock time of all sessions.
+        n_train, n_validation, n_test: Curves in each part.
+    """
+
+    run: Path
+    ending: str
+    epochs: int
+    steps: int
+    best_val_loss: float
+    best_epoch: int
+    best_step: int
+    validation: dict[str, float]
+    seconds: float
+    n_train: int
+    n_validation: int
+    n_test: int
+
+
+def train(
+    source: CurveSource,
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    validate: MetricFunction | None = None,
+    console: Console | None = None,
+    data_path: str = "",
+) -> TrainResult:
+    """Train a model and leave a run folder.
+
+    Args:
+        source: The curves; split here.
+        config: The run's configuration; defaults that depend on the model are filled in.
+        out: Folder of the run; must hold no run unless ``resume``.
+        resume: Continue from ``out/last``. On a CPU the result equals an uninterrupted run's bit for bit
+            (same machine type, threads and versions).
+        validate: Optional metrics of the validation split, logged beside the losses.
+        console: Where to show progress; None is silent.
+        data_path: What the data was called, for the record.
+
+    Raises:
+        InputError: for data, options or folders that cannot be used; nothing has been written then.
+        Interrupted: after Ctrl-C or SIGTERM, with everything saved.
+        PerfuseError: when training cannot go on.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    explicit_epochs = config.training.epochs
+    config = resolve(config)
+    if config.training.max_minutes is not None and explicit_epochs is None:
+        # The clock alone decides how long the run is.
+        config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": None})})
+    checkpoint = read_last(out) if resume else None
+    if checkpoint is None:
+        _refuse_existing_run(out)
+    session = _Session(source, config, out, checkpoint, validate, data_path, started)
+    return session.run(console)
+
+
+class _Session:
+    """One call of ``train``: everything is made and checked here before anything is written."""
+
+    def __init__(
+        self, source: CurveSource, config: RunConfig, out: Path, checkpoint: Checkpoint | None,
+        validate: MetricFunction | None, data_path: str, started: float,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.out = out
+        self.checkpoint = checkpoint
+        loss = CurveLoss(config.loss)
+        self.fabric = make_fabric(config.training)
+        self.split = split_curves(source, config.split, config.seed)
+        check_leakage(source, self.split)
+        data = DataRecord(path=data_path, content_hash=source_hash(source), n_curves=len(source))
+        saved = checkpoint.state if checkpoint is not None else None
+        if saved is not None:
+            refuse_changes(saved, config, data, source.topology.name)
+        seed_generators(config.seed)
+        model = build_model(config.model, source.topology)
+        if checkpoint is None:
+            model.fit_normalisation(to_batch(source.take(_sample(self.split.train, config.seed))))
+        model.to(self.fabric.device)
+        ema = Ema(model, config.training.ema_decay) if config.training.ema_decay > 0 else None
+        learner = Learner(model, make_optimizer(model, config.optimizer), ema)
+        loader, validator = _loaders(
+            source, self.split, config, loss, self.fabric.device, self.fabric.autocast, validate
+        )
+        steps_per_epoch = math.ceil(len(loader) / config.training.accumulate)
+        self.plan = (
+            first_plan(config, steps_per_epoch) if saved is None else continued_plan(saved, config, steps_per_epoch)
+        )
+        assert config.optimizer.lr is not None
+        schedule = Schedule(
+            config.schedule, config.optimizer.lr, self.plan.warmup_steps, self.plan.cosine_start, self.plan.total_steps
+        )
+        scaler = LossScaler(self.fabric.device.type, enabled=config.training.precision == "16")
+        self.parts = Parts(learner, loss, schedule, scaler, loader, validator, self.fabric.device, self.fabric.autocast)
+        self.progress = ProgressRecord() if saved is None else saved.progress.model_copy(deep=True)
+        limit = config.training.max_minutes
+        self.budget = Budget(None if limit is None else 60 * limit, self.progress.elapsed_s, started)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.template = _template(source, config, data, self.split, self.plan, saved)
+        if saved is not None and saved.split != self.template.split:
+            raise InputError("--resume: split", "comes out differently now", hint="the run is of another version")
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        parts, saved = self.parts, checkpoint.state
+        parts.learner.load(checkpoint)
+        plateau = parts.schedule.plateau
+        plateau.best, plateau.bad_validations = saved.plateau.best, saved.plateau.bad_validations
+        plateau.scale = saved.plateau.scale
+        parts.scaler.load(saved.scaler)
+        restore_rng(saved.rng)
+
+    def run(self, console: Console | None) -> TrainResult:
+        """Write the folder, train, close everything."""
+        if self.progress.stopped and self._has_nothing_to_do():
+            if console is not None:
+                console.print(
+                    f"{self.out}: nothing left to do after {self.progress.step} steps; allow more epochs or minutes",
+                    highlight=False, markup=False,
+                )  # fmt: skip
+            return self._result(self.progress.stopped)
+        self.progress.stopped = ""
+        with _writable(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            _write_config(self.out / CONFIG_FILE, self.config)
+            resume_after = None if self.checkpoint is None else max(self.progress.validated_step, 0)
+            logs = RunLogs(self.out, self.config.training.tensorboard, resume_after)
+        display = ProgressDisplay(console)
+        try:
+            with Interruption(display.note) as interruption, _deterministic(self.parts.device):
+                trainer = Trainer(
+                    self.parts, self.config, self.template, self.plan, self.progress, self.budget, logs, display,
+                    interruption,
+                )  # fmt: skip
+                every_s = 60 * self.config.training.checkpoint_every_minutes
+                keeper = Keeper(self.out, self.parts.learner, trainer.state, every_s)
+                if self.checkpoint is None:
+                    keeper.save_last()  # from here on the run can be resumed
+                ending = trainer.run(keeper)
+                return self._result(ending, trainer.validation)
+        finally:
+            display.close()
+            logs.close()
+
+    def _has_nothing_to_do(self) -> bool:
+        """Whether a finished run is asked to go on with no more epochs, time or patience than it had."""
+        progress, training = self.progress, self.config.training
+        if progress.stopped == "early":
+            patience = training.early_stopping_patience
+            return 0 < patience <= progress.epoch - 1 - max(progress.best_epoch, 0)
+        if progress.stopped == "deadline":
+            return self.budget.is_over(self.plan)
+        return self.plan.total_steps is not None and progress.step >= self.plan.total_steps
+
+    def _result(self, ending: str, validation: dict[str, float] | None = None) -> TrainResult:
+        progress = self.progress
+        return TrainResult(
+            run=self.out, ending=ending, epochs=progress.epoch, steps=progress.step,
+            best_val_loss=progress.best_val_loss, best_epoch=progress.best_epoch + 1, best_step=progress.best_step,
+            validation=dict(self.template.validation if validation is None else validation),
+            seconds=progress.elapsed_s, n_train=len(self.split.train), n_validation=len(self.split.validation),
+            n_test=len(self.split.test),
+        )  # fmt: skip
+
+
+def first_plan(config: RunConfig, steps_per_epoch: int) -> PlanRecord:
+    """The plan of a fresh run; a wall-clock budget leaves its length open until steps have been timed.
+
+    Raises:
+        InputError: if the warm-up fills the run.
+    """
+    training = config.training
+    if training.max_minutes is not None:
+        # The cosine must not have begun while the length is unknown: it starts after the timed steps.
+        warmup = config.schedule.warmup_steps
+        return PlanRecord(
+            total_steps=None, warmup_steps=warmup, cosine_start=max(warmup, TIMED_STEPS),
+            validate_every_epochs=training.validate_every_epochs,
+        )  # fmt: skip
+    assert training.epochs is not None
+    total = training.epochs * steps_per_epoch
+    warmup = effective_warmup(config.schedule, total)
+    return PlanRecord(
+        total_steps=total, warmup_steps=warmup, cosine_start=0, validate_every_epochs=training.validate_every_epochs
+    )
+
+
+def _refuse_existing_run(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError("--out", "is not a folder", value=str(out))
+    for name in ("last", "best", CONFIG_FILE, METRICS_FILE):
+        if (out / name).exists() or find_checkpoint(out / name) is not None:
+            raise InputError(
+                "--out", "already holds a run", value=str(out), hint="use --resume to continue it, or another folder"
+            )
+
+
+def _sample(rows: np.ndarray, seed: int) -> np.ndarray:
+    """At most ``_NORMALISATION_CURVES`` of the training rows, without replacement."""
+    if len(rows) <= _NORMALISATION_CURVES:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, _NORMALISATION_CURVES, replace=False))
+
+
+def _loaders(
+    source: CurveSource, split: Split, config: RunConfig, loss: CurveLoss, device: torch.device,
+    autocast: object, validate: MetricFunction | None,
+) -> tuple[CurveLoader, Validator]:  # fmt: skip
+    assert config.training.batch_size is not None
+    batch_size = min(config.training.batch_size, len(split.train))
+    loader = CurveLoader(source, split.train, batch_size, config.seed)
+    n_validation = len(split.validation)
+    calm = CurveLoader(
+        source, split.validation, min(max(batch_size, _VALIDATION_BATCH), n_validation), 0, shuffle=False
+    )
+    for name, part in (("training", loader), ("validation", calm)):
+        if not any(loss.weight(loaded.batch).total > 0 for loaded in part.epoch(0)):
+            raise InputError(
+                f"{name} split", "has no value that counts",
+                allowed="observed at t > 0 and >= LOQ, in an organ with a weight > 0",
+            )  # fmt: skip
+    return loader, Validator(calm, loss, device, autocast, validate)  # type: ignore[arg-type]
+
+
+def _template(
+    source: CurveSource, config: RunConfig, data: DataRecord, split: Split, plan: PlanRecord,
+    saved: CheckpointState | None,
+) -> CheckpointState:  # fmt: skip
+    return CheckpointState(
+        code_version=perfuse.__version__,
+        torch_version=torch.__version__,
+        config=config,
+        topology=source.topology.name,
+        elimination_names=source.topology.elimination_names,
+        organs=ORGANS,
+        units=UNITS,
+        data=data,
+        split=split_record(source, split),
+        plan=plan,
+        progress=ProgressRecord(),
+        plateau=PlateauRecord(best=math.inf, bad_validations=0, scale=1.0),
+        rng=capture_rng(),
+        validation=saved.validation if saved is not None else {},
+    )
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PerfuseError(f"cannot write the run {out}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms, as before afterwards.
+
+    On a CPU an operation without one is an error, since "resumes bit for bit" is a promise there. On CUDA it is a
+    warning, shown once. Filling fresh memory with NaN, which PyTorch does in this mode, is left off: it costs time
+    and changes no result of ours.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory = torch.utils.deterministic
+    filled: bool = getattr(memory, _FILL)
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    setattr(memory, _FILL, False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("once", message=".*deterministic.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        setattr(memory, _FILL, filled)
+
+
+def _write_config(path: Path, config: RunConfig) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(config_toml(config), encoding="utf-8")
+    new.replace(path)
+
+
+def config_toml(config: RunConfig) -> str:
+    """The configuration as TOML that ``perfuse train --config`` reads back.
+
+    Values that the user left to their defaults are written as comments, so that "automatic" stays automatic.
+    """
+    lines = [f"seed = {config.seed}"]
+    for section in ("model", "split", "loss", "optimizer", "schedule", "training"):
+        record = getattr(config, section)
+        lines.append(f"\n[{section}]")
+        tables = []
+        for name in type(record).model_fields:
+            value = getattr(record, name)
+            if value is None:
+                continue
+            if isinstance(value, dict):
+                tables += [f"\n[{section}.{name}]", *(f"{_key(k)} = {_toml(v)}" for k, v in value.items())]
+                continue
+            automatic = (section, name) in _AUTOMATIC and name not in record.model_fields_set
+            lines.append(f"{'# automatic: ' if automatic else ''}{name} = {_toml(value)}")
+        lines += tables
+    return "\n".join(lines) + "\n"
+
+
+_AUTOMATIC = {("training", "validate_every_epochs")}
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _toml(name)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return repr(value)

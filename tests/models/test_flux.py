@@ -1,0 +1,225 @@
+"""``flux`` and ``loglinear-rates``: conservation by construction, equivariance, learning, precision."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from perfuse.config import FluxConfig, LoglinearRatesConfig
+from perfuse.data.batch import CurveBatch
+from perfuse.data.simulate import simulate_task
+from perfuse.data.table import to_batch
+from perfuse.errors import InputError, PerfuseError
+from perfuse.models import build_model
+from perfuse.models.features import graph_index, log_features
+from perfuse.models.flux import LoglinearRates
+from perfuse.pk.mechanistic import mechanistic_rates
+from perfuse.pk.system import DoseEvents, SystemParameters
+from perfuse.pk.topology import get_topology
+
+TASKS = {"hub": "T1", "circulation": "T2"}
+KINDS = ("flux", "loglinear-rates")
+
+
+def make_batch(topology: str, n: int = 8, seed: int = 0) -> CurveBatch:
+    return to_batch(simulate_task(TASKS[topology], n, seed))
+
+
+def make_model(kind: str, batch: CurveBatch, scramble: bool = True, **config: object) -> LoglinearRates:
+    """A fitted model; scrambled, every parameter (also those that start at zero) has a value of its own."""
+    torch.manual_seed(0)
+    settings = FluxConfig(**config) if kind == "flux" else LoglinearRatesConfig()
+    model = build_model(settings, batch.system.topology)
+    model.fit_normalisation(batch)
+    if scramble:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    assert isinstance(model, LoglinearRates)
+    return model.eval()
+
+
+def rows(batch: CurveBatch, index: list[int]) -> CurveBatch:
+    """Some curves of a batch."""
+    pick = {n: getattr(batch, n)[index] for n in ("time_h", "is_plasma", "conc_mg_l", "mask", "censored", "loq_mg_l")}
+    s, d = batch.system, batch.doses
+    names = ("volume_l", "kp", "flow_l_h", "elimination_l_h", "fup", "bp_ratio")
+    system = SystemParameters(s.topology, *(getattr(s, n)[index] for n in names))
+    return replace(batch, system=system, doses=DoseEvents(d.time_h[index], d.amount_mg[index], d.duration_h[index]), **pick)
+
+
+@pytest.mark.parametrize("topology", ["hub", "circulation"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_positive_conserving_and_mass_balanced_in_mg(kind: str, topology: str) -> None:
+    batch = make_batch(topology)
+    model = make_model(kind, batch)
+    with torch.no_grad():
+        conc, amounts = model(batch), model.amounts(batch, with_sinks=True)
+    assert (conc >= 0).all()
+    assert (conc[..., 1:] > 0).all()
+    dose = batch.doses.amount_mg.expand(-1, amounts.shape[-1])
+    torch.testing.assert_close(amounts.sum(1), dose, rtol=1e-9, atol=0)
+    # The same in concentrations with the given volumes: sum V_i C_i + eliminated = dose.
+    n = batch.system.topology.n_nodes
+    in_body = (amounts[:, :n] / batch.system.volume_l[..., None] * batch.system.volume_l[..., None]).sum(1)
+    torch.testing.assert_close(in_body + amounts[:, n:].sum(1), dose, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_in_dose_and_superposable(kind: str) -> None:
+    batch = make_batch("circulation", 3)
+    model = make_model(kind, batch)
+    with torch.no_grad():
+        base = model(batch)
+        tripled = replace(batch, doses=DoseEvents.bolus(batch.doses.amount_mg[:, 0] * 3))
+        torch.testing.assert_close(model(tripled), base * 3, rtol=1e-9, atol=0)
+        zero, dose = torch.zeros(3, 1).double(), batch.doses.amount_mg
+        first = DoseEvents(zero, dose, zero)
+        second = DoseEvents(zero + 4, dose * 2, zero + 1.5)
+        both = DoseEvents(torch.cat((zero, zero + 4), 1), torch.cat((dose, dose * 2), 1), torch.cat((zero, zero + 1.5), 1))
+        parts = model(replace(batch, doses=first)) + model(replace(batch, doses=second))
+        together = model(replace(batch, doses=both))
+        torch.testing.assert_close(together, parts, rtol=1e-8, atol=1e-18)
+        before = batch.time_h[0] <= 4
+        assert torch.equal(together[..., before], model(replace(batch, doses=replace(both, amount_mg=both.amount_mg * torch.tensor([1.0, 9.0]))))[..., before])
+
+
+@pytest.mark.parametrize("topology", ["hub", "circulation"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_equals_one_by_one(kind: str, topology: str) -> None:
+    batch = make_batch(topology)
+    model = make_model(kind, batch)
+    with torch.no_grad():
+        together = model(batch)
+        alone = torch.cat([model(rows(batch, [i])) for i in range(len(batch))])
+    scored = batch.mask
+    assert ((alone / together - 1).abs()[scored]).max() < 1e-6
+
+
+@pytest.mark.parametrize("topology", ["hub", "circulation"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_listing_organs_in_another_order_changes_nothing(kind: str, topology: str) -> None:
+    batch = make_batch(topology)
+    model = make_model(kind, batch)
+    order = np.random.default_rng(1).permutation(batch.system.topology.n_nodes)
+    moved = batch.system.topology.permuted(order.tolist())
+    s = batch.system
+    system = SystemParameters(moved, s.volume_l[:, order], s.kp[:, order], s.flow_l_h, s.elimination_l_h, s.fup, s.bp_ratio)
+    with torch.no_grad():
+        torch.testing.assert_close(model(replace(batch, system=system)), model(batch), rtol=1e-5, atol=1e-12)
+        scrambled = replace(system, kp=s.kp)  # features permuted without identities must matter
+        assert not torch.allclose(model(replace(batch, system=scrambled)), model(batch), rtol=1e-3)
+
+
+def train_briefly(model: LoglinearRates, batch: CurveBatch, steps: int, lr: float) -> float:
+    """Root mean squared error of ln C after a few full-batch steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=lr * 0.02)
+    target = torch.where(batch.mask, batch.conc_mg_l, 1.0).log()
+    for _ in range(steps):
+        error = torch.where(batch.mask, model(batch).clamp_min(1e-30).log() - target, 0.0)
+        loss = error.square().sum() / batch.mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return float(loss.detach().sqrt())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memorises_eight_curves(kind: str) -> None:
+    batch = make_batch("hub")
+    model = make_model(kind, batch, scramble=False)
+    start = train_briefly(model, batch, 1, 0.0)
+    assert start > 1
+    # The baseline has no capacity to memorise and crawls along directions that 24 h of data hardly see.
+    assert train_briefly(model, batch, 500, 0.05) < {"flux": 0.02, "loglinear-rates": 0.06}[kind]
+
+
+@pytest.mark.parametrize("topology", ["hub", "circulation"])
+def test_loglinear_rates_can_be_the_truth(topology: str) -> None:
+    """On both topologies the mechanistic rates are one exponent per feature: fitted to them, the model is exact."""
+    batch = make_batch(topology, 50)
+    model = make_model("loglinear-rates", batch, scramble=False)
+    graph = graph_index(batch.system.topology, batch.time_h.device)
+    truth = mechanistic_rates(batch.system).log()
+    columns = [graph.from_blood, graph.from_tissue, *(batch.system.topology.n_edges + torch.arange(2))[:, None]]
+    with torch.no_grad():
+        for i, x in enumerate(model._by_class(log_features(batch.system), graph)):
+            white = model.whiten[i](x).flatten(0, 1)
+            design = torch.cat((white, torch.ones_like(white[:, :1])), 1)
+            wanted = truth[:, columns[i]]
+            if i == 1:  # edges out of tissue are relative to the blood class seen from the other end
+                wanted = wanted - model._evaluate(0, x[..., [0, 2, 1, 4, 3, 5, 6]])
+            solution = torch.linalg.lstsq(design, wanted.flatten()[:, None], driver="gelsd").solution[:, 0]
+            model.weight[i].copy_(solution[:-1])
+            model.intercept[i] = solution[-1]
+        torch.testing.assert_close(model.rates(batch.system).log(), truth, rtol=0, atol=1e-9)
+        torch.testing.assert_close(model(batch)[batch.mask], batch.conc_mg_l[batch.mask], rtol=1e-7, atol=0)
+    exponents = model.exponents()
+    assert exponents["flow_from_tissue"]["kp_source"] == pytest.approx(-1, abs=1e-6)
+    if topology == "circulation":  # on the hub, volumes and flows do not vary between people: not identifiable
+        assert exponents["flow_from_tissue"]["flow"] == pytest.approx(1, abs=1e-6)
+        assert exponents["flow_from_tissue"]["volume_source"] == pytest.approx(-1, abs=1e-6)
+        assert exponents["flow_from_tissue"]["bp_ratio"] == pytest.approx(1, abs=1e-6)
+        assert exponents["cl_renal_l_h"]["bp_ratio"] == pytest.approx(-1, abs=1e-6)
+
+
+@pytest.mark.parametrize("prior", ["none", "dimensional", "mechanistic"])
+def test_priors(prior: str) -> None:
+    batch = make_batch("circulation")
+    model = make_model("flux", batch, scramble=False, prior=prior)
+    rates, truth = model.rates(batch.system), mechanistic_rates(batch.system)
+    n_edges = batch.system.topology.n_edges
+    if prior == "none":
+        assert torch.equal(rates[:, :n_edges], torch.ones_like(rates[:, :n_edges]))
+        assert (rates[:, n_edges:] == rates[0, -1]).all()
+        assert 0 < rates[0, -1] < 1
+    elif prior == "mechanistic":
+        torch.testing.assert_close(rates, truth, rtol=1e-9, atol=0)
+    else:
+        from_blood = [i for i, (s, _) in enumerate(batch.system.topology.edges) if batch.system.topology.is_blood[s]]
+        torch.testing.assert_close(rates[:, from_blood], truth[:, from_blood], rtol=1e-9, atol=0)
+        assert not torch.allclose(rates[:, :n_edges], truth[:, :n_edges], rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_reaches_every_parameter(kind: str) -> None:
+    batch = make_batch("circulation")
+    model = make_model(kind, batch)
+    model(batch).clamp_min(1e-30).log().square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_bfloat16_hidden_layers_stay_within_a_few_per_cent() -> None:
+    batch = make_batch("hub")
+    model = make_model("flux", batch)
+    with torch.no_grad():
+        exact = model(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(batch)
+    assert mixed.dtype == torch.float64
+    error = (mixed / exact).log().abs()[batch.mask]
+    assert 0 < error.max() < 0.1  # hidden layers did run in bfloat16, and only they
+
+
+def test_time_grid_does_not_matter() -> None:
+    batch = make_batch("hub", 2)
+    model = make_model("flux", batch)
+    some = batch.time_h[:, [0, 7, 30, 99]]
+    with torch.no_grad():
+        torch.testing.assert_close(model(replace(batch, time_h=some)), model(batch)[..., [0, 7, 30, 99]], rtol=1e-8, atol=0)
+
+
+def test_unfitted_model_and_wrong_topology_are_refused() -> None:
+    batch = make_batch("hub", 2)
+    with pytest.raises(PerfuseError, match="no normalisation"):
+        build_model(FluxConfig(), get_topology("hub"))(batch)
+    model = make_model("flux", batch)
+    with pytest.raises(InputError, match=r"topology does not match the model \(got circulation\); allowed: hub"):
+        model(make_batch("circulation", 2))
