@@ -48,7 +48,7 @@ docs-check: $(VENV)/.dev
 	$(BIN)/python scripts/check_docs.py
 
 bench-quick: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.speed --quick
+	$(BIN)/python benchmarks/speed.py --quick
 
 clean:
 	rm -rf $(VENV) site build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

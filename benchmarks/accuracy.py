@@ -111,7 +111,7 @@ def run_job(job: Job, seed: int, work: Path, fresh: Path) -> Outcome:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """One row per model and one per baseline; median (min-max) over seeds."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model, curves in dict.fromkeys((o.model, o.curves) for o in outcomes):
         mine = [o for o in outcomes if (o.model, o.curves) == (model, curves)]
         gmfe, target = Spread.of([o.gmfe for o in mine]), TARGET_GMFE.get(model)

@@ -62,7 +62,7 @@ class Arm:
 
 def default_batch_size(model: str) -> int:
     """The batch size that ``perfuse train`` uses for a model."""
-    size = resolve(RunConfig(model=MODEL_CONFIGS[model]())).training.batch_size  # type: ignore[arg-type]
+    size = resolve(RunConfig(model=MODEL_CONFIGS[model]())).training.batch_size
     assert size is not None
     return size
 
@@ -106,7 +106,7 @@ class EngineRun:
         return RunConfig(
             model=model, split=split, optimizer=OptimizerConfig(), schedule=ScheduleConfig(kind="constant"),
             training=training,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
     def train(self, epochs: int = EPOCHS_PER_TURN) -> float:
         """Train for more epochs; training curves/s over all of them but the first."""

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from perfuse.data.table import CurveTable
 from perfuse.pk.physiology import ORGANS
 from perfuse.training.loss import FLOOR_MG_L
 
+Rows: TypeAlias = Sequence[int] | np.ndarray
 BATCH_SIZES = (8, 16, 32, 64, 128)
 LIVER, KIDNEY = ORGANS.index("liver"), ORGANS.index("kidney")
 
@@ -82,7 +84,7 @@ class PlainData:
             attributes += [[log_flow, log_kp, 1.0], [log_flow, -log_kp, -1.0]]
         return OrganGraph(torch.tensor(nodes), torch.tensor([source, target]), torch.tensor(attributes))
 
-    def batch(self, rows: Sequence[int]) -> OrganGraph:
+    def batch(self, rows: Rows) -> OrganGraph:
         """The graphs of ``rows`` joined into one, node numbers shifted."""
         graphs = [self.graph(int(row)) for row in rows]
         n = len(ORGANS)
@@ -92,7 +94,7 @@ class PlainData:
             torch.cat([g.edge_attr for g in graphs]),
         )
 
-    def initial_mg_l(self, rows: Sequence[int]) -> Tensor:
+    def initial_mg_l(self, rows: Rows) -> Tensor:
         """Dose / blood volume, mg/L, ``(B,)``."""
         return torch.tensor([self.dose_mg[int(row)] / self.volume_l[int(row)][0] for row in rows])
 
@@ -189,20 +191,20 @@ class PlainLoop:
         )  # fmt: skip
         self.generator = np.random.default_rng(seed)
 
-    def loss(self, predicted_mg_l: Tensor, rows: Sequence[int]) -> Tensor:
+    def loss(self, predicted_mg_l: Tensor, rows: Rows) -> Tensor:
         """Weighted mean squared error of ln C over t > 0 and values >= LOQ: Perfuse's `log_mse`."""
-        rows = torch.as_tensor(np.asarray(rows))
-        observed, loq = self.data.conc_mg_l[rows], self.data.loq_mg_l[rows][:, None, None]
-        mask = (observed >= loq) & self.data.after_start[rows][:, None]
+        index = torch.as_tensor(np.asarray(rows))
+        observed, loq = self.data.conc_mg_l[index], self.data.loq_mg_l[index][:, None, None]
+        mask = (observed >= loq) & self.data.after_start[index][:, None]
         error = torch.log(predicted_mg_l.clamp_min(FLOOR_MG_L)) - torch.log(torch.where(mask, observed, 1.0))
         weight = self.data.organ_weight[:, None] * mask
         return (weight * torch.where(mask, error, 0.0) ** 2).sum() / weight.sum()
 
-    def predict(self, rows: Sequence[int]) -> Tensor:
+    def predict(self, rows: Rows) -> Tensor:
         """Concentrations, mg/L, ``(B, O, T)``."""
         return self.network(self.data.batch(rows), self.data.initial_mg_l(rows))
 
-    def train_step(self, rows: Sequence[int]) -> float:
+    def train_step(self, rows: Rows) -> float:
         """Build graphs, forward, loss, backward, clip, step; returns the loss."""
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)

@@ -117,9 +117,7 @@ def best_setting(settings: Sequence[PlainSetting]) -> PlainSetting:
     return max(settings, key=lambda s: s.curves_per_s)
 
 
-def training_rows(
-    s: Settings, runs: Sequence[EngineRun], loop: PlainLoop, plain: Sequence[PlainSetting]
-) -> list[Row]:
+def training_rows(s: Settings, runs: Sequence[EngineRun], loop: PlainLoop, plain: Sequence[PlainSetting]) -> list[Row]:
     """Training speeds; the first reference is the plain loop at batch 8, the second at its best batch."""
     small, best = plain[0], best_setting(plain)
     arms = [plain_training_arm(loop, p.batch_size, p.threads, s.turn_s) for p in dict.fromkeys((small, best))]

@@ -179,7 +179,9 @@ def parse_times(text: str) -> list[float]:
         try:
             times.append(float(piece))
         except ValueError:
-            raise InputError("--times", "holds something that is no number", value=piece or "nothing", hint="write --times 0,0.5,1") from None
+            raise InputError(
+                "--times", "holds something that is no number", value=piece or "nothing", hint="write --times 0,0.5,1"
+            ) from None
     return times
 
 

@@ -9,21 +9,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
-from perfuse.config import parse_config, resolve
+from perfuse.config import parse_config
 from perfuse.data.simulate import simulate_dataset
 from perfuse.data.sources import open_source
 from perfuse.errors import InputError
 from perfuse.evaluation.during_training import validation_gmfe
 from perfuse.evaluation.evaluate import evaluate_run
 from perfuse.evaluation.files import write_json
-from perfuse.evaluation.report import write_report
+from perfuse.evaluation.report import build_report
 from perfuse.evaluation.verdict import show_gmfe, show_percent
 from perfuse.training.run import train
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from perfuse.evaluation.evaluate import Evaluation
     from perfuse.evaluation.metrics import Summary
 
@@ -42,13 +43,14 @@ def _config(model: str, seed: int) -> dict[str, Any]:
     return {"seed": seed, "model": {"name": model}, "training": {"max_minutes": MINUTES[model]}}
 
 
-def run_demo(out: Path, seed: int, console: Console) -> Path:
+def run_demo(out: Path, seed: int, progress: Console, results: Console) -> Path:
     """Simulate, train three models, judge them on unseen drugs, write the report; returns its path.
 
     Args:
         out: New folder.
         seed: Seed of data and training.
-        console: Where progress goes; the table and the report's path go to standard output.
+        progress: Where progress goes.
+        results: Where the table, the verdict and the report's path go.
 
     Raises:
         InputError: if ``out`` exists and is not empty.
@@ -58,28 +60,27 @@ def run_demo(out: Path, seed: int, console: Console) -> Path:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[{time.monotonic() - began:5.0f} s] {text}", highlight=False, markup=False)
+        progress.print(f"[{time.monotonic() - began:5.0f} s] {text}", highlight=False, markup=False)
 
     say(f"simulating {TRAINING_CURVES} drugs of task {TASK}, and {UNSEEN_CURVES} more to judge on")
     data = simulate_dataset(TASK, TRAINING_CURVES, seed, out / "data")
     unseen = simulate_dataset(TASK, UNSEEN_CURVES, seed + 1, out / "unseen")
     seconds: dict[str, float] = {}
-    results: dict[str, Evaluation] = {}
+    judged: dict[str, Evaluation] = {}
     for model, minutes in MINUTES.items():
         say(f"training {model} for at most {60 * minutes:.0f} s")
         start = time.monotonic()
-        config = resolve(parse_config(_config(model, seed)))
+        config = parse_config(_config(model, seed))
         train(open_source(data), config, out / model, validate=validation_gmfe, data_path=str(data.resolve()))
         seconds[model] = time.monotonic() - start
     for model in MINUTES:
         say(f"judging {model} on unseen drugs")
-        results[model] = evaluate_run(out / model, unseen, baselines=model == "flux")
-    report = write_report(out / "flux")
-    write_json(results, out / "metrics.json")
-    stdout = Console()
-    stdout.print(_table(results, seconds))
-    stdout.print(results["flux"]["verdict"], highlight=False)
-    stdout.print(f"report: {report.resolve()}", highlight=False, soft_wrap=True)
+        judged[model] = evaluate_run(out / model, unseen, baselines=model == "flux")
+    report = build_report(out / "flux")
+    write_json(judged, out / "metrics.json")
+    results.print(_table(judged, seconds))
+    results.print(judged["flux"]["verdict"], highlight=False)
+    results.print(f"report: {report.resolve()}", highlight=False, soft_wrap=True)
     return report
 
 

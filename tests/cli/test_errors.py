@@ -117,9 +117,7 @@ def test_wrong_command_lines(
         ("--precision 16 --device cpu", "16"),
     ],
 )
-def test_wrong_training_options(
-    flags: str, says: str, t1_dataset: Path, capsys: Capture, tmp_path: Path
-) -> None:
+def test_wrong_training_options(flags: str, says: str, t1_dataset: Path, capsys: Capture, tmp_path: Path) -> None:
     out = tmp_path / "run"
     refused(capsys, "train", t1_dataset, "--out", out, *flags.split(), says=says)
     assert not out.exists()
@@ -138,9 +136,7 @@ def test_wrong_training_options(
         ("[optimizer]\nlr = inf", "optimizer.lr"),
     ],
 )
-def test_wrong_configuration_files(
-    text: str, says: str, t1_dataset: Path, capsys: Capture, tmp_path: Path
-) -> None:
+def test_wrong_configuration_files(text: str, says: str, t1_dataset: Path, capsys: Capture, tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text(text)
     refused(capsys, "train", t1_dataset, "--out", tmp_path / "run", "--config", file, says=says)

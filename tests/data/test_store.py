@@ -216,6 +216,7 @@ def test_every_flipped_byte_of_the_end_is_refused_or_harmless(dataset: Path) -> 
     """The file's footer is what a reader trusts first; no change of it may crash the reader."""
     path = dataset / "shard-00001.arrow"
     good = path.read_bytes()
+    problems = []
     for offset in range(1, 400, 7):
         raw = bytearray(good)
         raw[-offset] ^= 0xFF
@@ -223,7 +224,9 @@ def test_every_flipped_byte_of_the_end_is_refused_or_harmless(dataset: Path) -> 
         try:
             CurveStore.open(dataset).take([0, 15, 29])
         except InputError as error:
-            assert "\n" not in str(error)
+            problems.append(str(error))
+    assert len(problems) > 5
+    assert not any("\n" in problem for problem in problems)
 
 
 def test_rows_out_of_range_are_refused(dataset: Path) -> None:
@@ -263,7 +266,7 @@ def test_no_curves_leave_nothing(tmp_path: Path) -> None:
     ("edit", "problem"),
     [
         (lambda t: replace(t, kp=-t.kp), r"kp"),
-        (lambda t: replace(t, time_h=t.time_h[:, :50], conc_mg_l=t.conc_mg_l[:, :, :50], censored=t.censored[:, :, :50]),
+        (lambda t: replace(t, time_h=t.time_h[:, :9], conc_mg_l=t.conc_mg_l[:, :, :9], censored=t.censored[:, :, :9]),
          "changes shape between shards"),
     ],
 )  # fmt: skip

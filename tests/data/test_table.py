@@ -1,4 +1,4 @@
-"""``to_batch``: what counts, what is padded, what is censored; ``parameter_group``; ``source_hash``; ``open_source``."""
+"""``to_batch``: what counts, is padded, is censored; ``parameter_group``; ``source_hash``; ``open_source``."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,12 @@ def make_run(folder: Path, source: CurveSource, data_path: Path, model: str, tes
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_maker() -> Callable[..., Path]:
+    """``make_run``, for tests that need a run of their own."""
+    return make_run
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,13 @@ class Scaled(CurveModel):
         return (self.log_scale.exp() * batch.doses.amount_mg[:, :1, None] * decay).float()
 
 
+class Steep(Scaled):
+    """Gradients a hundred times larger, which overflow under a large loss scale."""
+
+    def _predict(self, batch: CurveBatch) -> Tensor:
+        return super()._predict(batch) * (99 * self.log_scale).exp()
+
+
 class _InfiniteGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -124,7 +131,7 @@ def use_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Topology],
 @pytest.fixture
 def models() -> dict[str, Any]:
     """The made-up models by name (test modules cannot import a conftest)."""
-    return {"scaled": Scaled, "infinite_gradient": InfiniteGradient, "nan_for_dose": NanForDose}
+    return {"scaled": Scaled, "steep": Steep, "infinite_gradient": InfiniteGradient, "nan_for_dose": NanForDose}
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_a_prediction_of_zero_is_floored_and_finite(small_batch: CurveBatch) -> 
     loss.backward()
     m = small_batch.mask
     expected = (math.log(FLOOR_MG_L) - small_batch.conc_mg_l[m].log()).square().mean()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-5)
     assert pred.grad is not None
     assert pred.grad.isfinite().all()
 
@@ -95,7 +95,7 @@ def test_the_loss_is_float32_under_autocast_and_float64_for_float64(small_batch:
         assert loss(prediction(small_batch).detach().bfloat16(), small_batch).total.dtype == torch.float32
     assert loss(prediction(small_batch), small_batch).total.dtype == torch.float64
     single = loss(prediction(small_batch).float(), small_batch).total
-    assert float(single) == pytest.approx(float(loss(prediction(small_batch), small_batch).total), rel=1e-5)
+    assert single.item() == pytest.approx(loss(prediction(small_batch), small_batch).total.item(), rel=1e-5)
 
 
 # -- weights -------------------------------------------------------------------------------------------------------

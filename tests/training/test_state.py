@@ -72,9 +72,11 @@ def test_other_types_are_refused_when_writing(value: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "NaN", '{"a": Infinity}', '{"$float": "1.0"}', '{"$float": ["x"]}', '{"$tuple": 3}', '{"$bytes": "%%"}',
+        "", "{", "NaN", '{"a": Infinity}',
+        '{"$float": "1.0"}', '{"$float": ["x"]}', '{"$tuple": 3}', '{"$bytes": "%%"}',
         '{"$unknown": 1}', '{"$tuple": [], "more": 1}', '{"$numpy": ["object", "AAAA"]}', '{"$numpy": ["int8"]}',
-        '{"$array": ["int64", [1000000000000], "AAAA"]}', '{"$array": ["int8", [-1], ""]}', '{"$array": ["int8", 3, ""]}',
+        '{"$array": ["int64", [1000000000000], "AAAA"]}',
+        '{"$array": ["int8", [-1], ""]}', '{"$array": ["int8", 3, ""]}',
         '{"$enum": ["Colour", "BLUE"]}', '{"$enum": ["os", "system"]}', '{"$dict": 5}', '{"$dict": [[[], 1]]}',
         "[" * 100 + "]" * 100, "[" * 100_000, '{"a": ' + "9" * 10_000 + "}",
     ],

@@ -70,12 +70,13 @@ class Axis:
 
 def show_number(value: float) -> str:
     """A short number for a tick or tooltip."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else (f"{value:.3g}", "")
-        if not exponent:
-            mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:.4g}"
+    text = f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+    if "e" not in text:
+        return text
+    mantissa, exponent = text.split("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}"
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Plot:
 
     def __post_init__(self) -> None:
         left = 92 if self.categories else 34 if self.small else 62
-        self._box = (left, 22 if self.small else 30, 8, 20 if self.small else 46)
+        self._box = (left, 22 if self.small else 44, 8, 20 if self.small else 46)
 
     def _px(self, values: np.ndarray) -> np.ndarray:
         left, _, right, _ = self._box
@@ -129,9 +130,8 @@ class Plot:
                 path.append(f"{'L' if pen_down else 'M'}{a:.1f} {b:.1f}")
             pen_down = bool(good)
         extra = f' stroke-dasharray="{dash}"' if dash else ""
-        self._marks.append(
-            f'<path d="{"".join(path)}" fill="none" stroke="{color}" stroke-width="{width}" stroke-linejoin="round"{extra}/>'
-        )
+        pen = f'fill="none" stroke="{color}" stroke-width="{width}" stroke-linejoin="round"{extra}'
+        self._marks.append(f'<path d="{"".join(path)}" {pen}/>')
         if label:
             self._legend.append((label, color, dash or "line"))
 
@@ -161,7 +161,8 @@ class Plot:
         top = math.log1p(float(counts.max())) or 1.0
         for i, j in np.argwhere(counts > 0):
             color = density_color(math.log1p(float(counts[i, j])) / top)
-            place = f'x="{px[i]:.1f}" y="{py[j + 1]:.1f}" width="{px[i + 1] - px[i]:.2f}" height="{py[j] - py[j + 1]:.2f}"'
+            width, height = px[i + 1] - px[i] + 0.4, py[j] - py[j + 1] + 0.4  # overlap: no seams from rounding
+            place = f'x="{px[i]:.1f}" y="{py[j + 1]:.1f}" width="{width:.2f}" height="{height:.2f}"'
             tip = f"<title>{int(counts[i, j])} values</title>"
             self._marks.append(f'<rect {place} fill="{color}" shape-rendering="crispEdges">{tip}</rect>')
 
@@ -169,14 +170,22 @@ class Plot:
         """The chart as SVG."""
         name = escape(self.title)
         parts = [
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{name}: {escape(self.description)}">',
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{name}: {escape(self.description)}"',
+            f' style="max-width:{round(1.35 * self.width)}px">',
             f'<text x="{self._box[0]}" y="14" class="t">{name}</text>',
             *self._grid(),
-            f'<g clip-path="inset(0)">{"".join(self._marks)}</g>',
+            self._clipped(),
             *self._legend_marks(),
             "</svg>",
         ]
-        return Markup("".join(parts))  # noqa: S704 (every text above is escaped)
+        return Markup("".join(parts))  # every text above is escaped
+
+    def _clipped(self) -> str:
+        """The marks in a nested viewport, which cuts off what lies outside the axes."""
+        left, top, right, bottom = self._box
+        w, h = self.width - left - right, self.height - top - bottom
+        size = f'x="{left}" y="{top}" width="{w}" height="{h}" viewBox="{left} {top} {w} {h}"'
+        return f'<svg {size}>{"".join(self._marks)}</svg>'
 
     def _grid(self) -> list[str]:
         left, top, right, bottom = self._box
@@ -195,13 +204,13 @@ class Plot:
             for tick in self.y.ticks(3 if self.small else 6):
                 y = float(self._py(np.asarray(tick)))
                 out.append(f'<line x1="{left}" y1="{y:.1f}" x2="{x2}" y2="{y:.1f}" stroke="{GRID}"/>')
-                out.append(f'<text x="{left - 4}" y="{y + 4:.1f}" text-anchor="end" class="k">{show_number(tick)}</text>')
+                place = f'x="{left - 4}" y="{y + 4:.1f}" text-anchor="end" class="k"'
+                out.append(f"<text {place}>{show_number(tick)}</text>")
         box = f'x="{left}" y="{top}" width="{x2 - left}" height="{y2 - top}"'
         out.append(f'<rect {box} fill="none" stroke="#777"/>')
         if not self.small:
-            out.append(
-                f'<text x="{(left + x2) / 2}" y="{self.height - 10}" text-anchor="middle" class="a">{escape(self.x.label)}</text>'
-            )
+            place = f'x="{(left + x2) / 2}" y="{self.height - 10}" text-anchor="middle" class="a"'
+            out.append(f"<text {place}>{escape(self.x.label)}</text>")
             middle = (top + y2) / 2
             if not self.categories:
                 out.append(
@@ -215,7 +224,7 @@ class Plot:
         x = float(self.width - self._box[2])
         for label, color, kind in reversed(self._legend):
             x -= 6.6 * len(label) + 30
-            y = 20.0 if self.small else 24.0
+            y = 34.0
             out.append(f'<text x="{x + 22:.1f}" y="{y}" class="k">{escape(label)}</text>')
             if kind == "circle":
                 out.append(f'<circle cx="{x + 10:.1f}" cy="{y - 4}" r="3.5" fill="{color}"/>')

@@ -6,6 +6,7 @@ Axis legend: B batch, O the 14 reported organs, T times.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,23 @@ from torch import Tensor, nn
 from perfuse.data.batch import CurveBatch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.pk.topology import Topology
+
+
+@dataclass(frozen=True)
+class ParameterRole:
+    """How the optimiser should treat the parameters whose names start with one of ``prefixes``.
+
+    Attributes:
+        prefixes: Starts of parameter names; "" is every name.
+        lr_scale: Factor on the learning rate.
+        eps: AdamW's epsilon: gradients far below it no longer move the parameter.
+        start_fraction: Share of the run during which these parameters rest.
+    """
+
+    prefixes: tuple[str, ...] = ("",)
+    lr_scale: float = 1.0
+    eps: float = 1e-8
+    start_fraction: float = 0.0
 
 
 class CurveModel(nn.Module, ABC):
@@ -28,6 +46,10 @@ class CurveModel(nn.Module, ABC):
         super().__init__()
         self.topology_name = topology.name
         self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
+
+    def parameter_roles(self) -> tuple[ParameterRole, ...]:
+        """Roles, the first matching one counts; by default all parameters are alike."""
+        return (ParameterRole(),)
 
     def fit_normalisation(self, batch: CurveBatch) -> None:
         """Take every statistic from these curves (the training split, or a sample of it)."""

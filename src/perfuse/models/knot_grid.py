@@ -2,7 +2,8 @@
 
 Knots are evenly spaced in u = ln(1 + t / t0), t0 = 5 x the first training time, from the first to the last
 training time. Between them ln C is a not-a-knot cubic spline in u, which is linear in the knot values, so a
-grid of times is one matrix product. Beyond the last knot ln C is linear in t (a terminal phase) and never rises.
+grid of times is one matrix product. Before the first knot ln C runs straight on in u; beyond the last it is linear
+in t (a terminal phase) and never rises.
 
 Axis legend: B batch, O reported organs, K knots, Q query times.
 """
@@ -75,14 +76,14 @@ class KnotGrid(nn.Module):
 
         Args:
             log_knots: ln C at the knots, ``(B, O, K)``.
-            time_h: Times, h, ``(B, Q)``, or ``(1, Q)`` for one grid that all curves share (faster). Times
-                before the first knot read the first knot.
+            time_h: Times, h, ``(B, Q)``, or ``(1, Q)`` for one grid that all curves share (faster).
 
         Returns:
             ``(B, O, Q)``, in the dtype of ``log_knots``.
         """
         k = self.n_knots
-        x = self._position(time_h).clamp(0, k - 1)
+        position = self._position(time_h)
+        x = position.clamp(0, k - 1)
         left = x.floor().clamp_max(k - 2)
         f = x - left
         weight = torch.stack(  # cubic Hermite basis: values left and right, slopes left and right
@@ -93,8 +94,9 @@ class KnotGrid(nn.Module):
         basis = basis.scatter(-1, j, weight.to(log_knots.dtype))  # (B or 1, Q, 2 K)
         both = torch.cat((log_knots, log_knots @ self.slopes.to(log_knots.dtype).T), -1)  # values, slopes
         inside = both @ (basis[0].T if len(basis) == 1 else basis.mT)
+        before = position.clamp_max(0).to(log_knots.dtype)  # in knots, <= 0
         beyond_h = (time_h - self.last_h).clamp_min(0).to(log_knots.dtype)
-        return inside + self._terminal_slope(log_knots) * beyond_h[:, None]
+        return inside + both[..., k : k + 1] * before[:, None] + self._terminal_slope(log_knots) * beyond_h[:, None]
 
     def _terminal_slope(self, log_knots: Tensor) -> Tensor:
         """Slope d ln C / dt, 1/h, ``(B, O, 1)``, <= 0: the secant of the last two knots."""

@@ -4,14 +4,16 @@ The network predicts, for 1 mg given as a bolus into venous blood at t = 0, how 
 mean of its organ and knot, in standard deviations. Other times are interpolated (``knot_grid``), doses are
 superposed (linear kinetics): boluses by shifting time, infusions by integrating the unit response.
 
-Before the first knot, where training data say nothing: blood starts at 1 / V (a bolus mixed into venous blood)
-and runs log-linearly to the first knot; tissues start at 0 and rise linearly.
+Before the first knot, where training data say nothing, ln C is continued straight in u, and blended with what a
+bolus starts from: 1 / V in blood, 0 in tissues. The blend decays with a tenth of the first knot's time (mixing is
+faster than the first sample) and is 0 from the first knot on.
 
 Axis legend: B batch, O reported organs (0 is blood), K knots, T times, D dose events, P quadrature points, Q queries.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import numpy as np
@@ -22,12 +24,15 @@ from perfuse.data.batch import CurveBatch, in_matrix
 from perfuse.errors import InputError
 from perfuse.models.base import CurveModel
 from perfuse.models.knot_grid import KnotGrid
+from perfuse.pk.physiology import ORGANS
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology
 
-N_ORGANS = 14
+N_ORGANS = len(ORGANS)
 _LOG_RANGE = (-80.0, 40.0)
 """Bounds of ln C per mg: keeps float32 concentrations positive and finite far outside the training range."""
+_MIXING_FRACTION = 0.1
+"""Time constant of mixing before the first knot, over the first knot's time."""
 _QUADRATURE_POINTS = 16
 _FIT_CURVES = 1024
 """Curves used for output means and standard deviations; more do not change them visibly."""
@@ -66,9 +71,11 @@ class KnotModel(CurveModel):
         """Statistics of the input features."""
 
     def log_knots(self, batch: CurveBatch) -> Tensor:
-        """Logs, ln (mg/L per mg) at the knots after a unit bolus at t = 0, blood as blood, ``(B, O, K)``."""
-        z = self._standardised_knots(batch)
-        return self.log_mean.to(z.dtype) + self.log_sd.to(z.dtype) * z
+        """Logs, ln (mg/L per mg) at the knots after a unit bolus at t = 0, blood as blood, ``(B, O, K)``, float64.
+
+        Float64 from here on: rounding ln C = -10 to float32 alone would cost 5e-7 of a concentration.
+        """
+        return self.log_mean + self.log_sd * self._standardised_knots(batch).to(torch.float64)
 
     def _fit(self, batch: CurveBatch) -> None:
         self._fit_features(batch.system)
@@ -87,12 +94,13 @@ class KnotModel(CurveModel):
 
     def _unit_bolus(self, log_knots: Tensor, system: SystemParameters, time_h: Tensor) -> Tensor:
         """mg/L per mg, ``(B, O, Q)``, at times >= 0 h, ``(B, Q)`` or ``(1, Q)``, after a bolus at 0."""
-        dtype = log_knots.dtype
-        fraction = (time_h / self.grid.first_h).clamp_max(1).to(dtype)[:, None]  # of the way to the first knot
-        log_conc = self.grid(log_knots, time_h).clamp(*_LOG_RANGE)
-        log_start = -system.volume_l[:, system.topology.dose_node].log().to(dtype)[:, None, None]
-        blood = (fraction * log_conc[:, :1] + (1 - fraction) * log_start).exp()
-        return torch.cat((blood, fraction * log_conc[:, 1:].exp()), 1)
+        dtype, first_h = log_knots.dtype, self.grid.first_h
+        last_blend = math.exp(-1 / _MIXING_FRACTION)
+        blend = (torch.exp(-time_h / (_MIXING_FRACTION * first_h)) - last_blend) / (1 - last_blend)
+        start = blend.clamp_min(0).to(dtype)[:, None]  # 1 at 0, 0 from the first knot on
+        conc = (1 - start) * self.grid(log_knots, time_h).clamp(*_LOG_RANGE).exp()
+        volume = system.volume_l[:, system.topology.dose_node].to(dtype)[:, None, None]
+        return torch.cat((conc[:, :1] + start / volume, conc[:, 1:]), 1)
 
     def _unit_infusion(
         self, log_knots: Tensor, system: SystemParameters, elapsed_h: Tensor, duration_h: Tensor

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -104,7 +105,8 @@ class RunLogs:
 
     def close(self) -> None:
         """Flush and close; may be called twice."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written has been reported by `write`
+            self._file.close()
         if self._board is not None:
             self._board.close()
             self._board = None

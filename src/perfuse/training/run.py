@@ -149,6 +149,9 @@ class _Session:
         saved = checkpoint.state if checkpoint is not None else None
         if saved is not None:
             refuse_changes(saved, config, data, source.topology.name)
+        loader, validator = _loaders(
+            source, self.split, config, loss, self.fabric.device, self.fabric.autocast, validate
+        )
         seed_generators(config.seed)
         model = build_model(config.model, source.topology)
         if checkpoint is None:
@@ -156,9 +159,6 @@ class _Session:
         model.to(self.fabric.device)
         ema = Ema(model, config.training.ema_decay) if config.training.ema_decay > 0 else None
         learner = Learner(model, make_optimizer(model, config.optimizer), ema)
-        loader, validator = _loaders(
-            source, self.split, config, loss, self.fabric.device, self.fabric.autocast, validate
-        )
         steps_per_epoch = math.ceil(len(loader) / config.training.accumulate)
         self.plan = (
             first_plan(config, steps_per_epoch) if saved is None else continued_plan(saved, config, steps_per_epoch)

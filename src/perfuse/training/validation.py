@@ -107,7 +107,9 @@ class Validator:
             if self._metrics is not None:
                 batches.append(loaded)
                 predictions.append(pred.cpu())
-        metrics = {k: float(v) for k, v in self._metrics(batches, predictions).items()} if self._metrics is not None else {}
+        metrics = (
+            {k: float(v) for k, v in self._metrics(batches, predictions).items()} if self._metrics is not None else {}
+        )
         return ValidationResult(total / weight, organ_means(organ_total, organ_count), metrics, tuple(bad))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import tokenize
 import zipfile
 import zlib
 from contextlib import suppress
@@ -51,7 +52,10 @@ def _read_header(handle: IO[bytes], name: str, where: str) -> _Header:
     if version not in ((1, 0), (2, 0)):
         raise InputError(name, "is in an unknown npy version", value=version, where=where)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(handle, max_header_size=_MAX_HEADER_BYTES)
+    try:
+        shape, _, dtype = read(handle, max_header_size=_MAX_HEADER_BYTES)
+    except (SyntaxError, tokenize.TokenError, RecursionError, TypeError):  # what its parser lets through
+        raise ValueError(f"the header of {name} is broken") from None
     if dtype.hasobject:
         raise InputError(
             name, "is an object array, which only pickle can read", where=where, allowed="numbers",

@@ -38,7 +38,7 @@ from perfuse.data.importers.tidy_write import write_tidy
 from perfuse.data.table import CurveTable, parameter_group
 from perfuse.errors import InputError
 from perfuse.pk.curves import MATRICES
-from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, check_flow_balance, hub_reference, human_reference
+from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology, check_flow_balance, hub_reference, human_reference
 from perfuse.pk.topology import Topology
 
 ROUTES = ("iv_bolus", "iv_infusion")
@@ -157,6 +157,8 @@ def _read_observations(
     raw = text(frame, "conc")
     below = raw.str.starts_with("<").fill_null(False)
     shown = pl.DataFrame([frame["_row"], raw.str.strip_prefix("<").str.strip_chars(), text(frame, "conc_unit")])
+    bare = (below & (shown["conc"] == "")).fill_null(False)
+    refuse(frame, bare, where, "conc", "states no limit", values=raw, allowed="< and a number > 0")
     conc = numbers(shown, "conc", where)
     refuse(frame, conc < 0, where, "conc", values=conc, allowed=">= 0")
     below_x = below.to_numpy()
@@ -246,7 +248,9 @@ def _bodies(
             raise InputError(name, "is missing", where=f"{where}: {names[int(np.argmax(absent))]}",
                              hint=f"a covariate that topology {topology.name} needs")  # fmt: skip
     weight = np.where(np.isnan(weight), hub_reference().body_weight_kg, weight)
-    bodies = [hub_reference() if hub else human_reference(float(w)) for w in weight]
+    bodies = [
+        hub_reference() if hub else _reference(float(w), f"{where}: {n}") for w, n in zip(weight, names, strict=True)
+    ]
     default = {"volume": [b.volume_l for b in bodies], "flow": [b.flow_l_h for b in bodies], "kp": [1.0]}
     filled = {}
     for prefix, suffix in (("volume", "_l"), ("flow", "_l_h"), ("kp", "")):
@@ -269,6 +273,14 @@ def _bodies(
         "fup": np.where(np.isnan(covariates["fup"]), 1.0, covariates["fup"]),
         "bp_ratio": np.where(np.isnan(covariates["bp_ratio"]), 1.0, covariates["bp_ratio"]),
     }
+
+
+def _reference(body_weight_kg: float, where: str) -> Physiology:
+    """``human_reference``; its error names the subject."""
+    try:
+        return human_reference(body_weight_kg)
+    except InputError:
+        raise InputError("body_weight_kg", value=body_weight_kg, unit="kg", allowed="(0, 300]", where=where) from None
 
 
 def _quantification_limit(seen: _Observations, curve: np.ndarray, default_mg_l: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ EVENT_COLUMNS = (
     *REQUIRED, "dose", "dose_unit", "duration", "duration_unit", "route", "matrix", "organ", "conc", "conc_unit",
     "lloq", "lloq_unit", "topology",
 )  # fmt: skip
+TOPOLOGIES = ("hub", "circulation")
 SCALARS = ("body_weight_kg", "mw_g_mol", "fup", "bp_ratio")
 _ORGAN_COLUMN = re.compile(r"(?:volume_(?P<volume>.+)_l|flow_(?P<flow>.+)_l_h|kp_(?P<kp>.+))")
 _RESERVED = re.compile(
@@ -70,7 +71,7 @@ def check_names(frame: pl.DataFrame, topology: Topology, where: str) -> None:
     Columns that resemble none of ours (``study``, ``reference``) are passed over.
     """
     known = {*EVENT_COLUMNS, *SCALARS, *topology.elimination_names, "_row"}
-    other = {name for t in ("hub", "circulation") for name in get_topology(t).elimination_names}
+    other = {name for t in TOPOLOGIES for name in get_topology(t).elimination_names}
     for name in frame.columns:
         match = _ORGAN_COLUMN.fullmatch(name)
         organ = match and next(g for g in match.groups() if g)
@@ -103,6 +104,8 @@ def topology_of(frame: pl.DataFrame, given: Topology | None, where: str) -> Topo
                 "topology", "differs from the one asked for", value=named[0], allowed=given.name, where=where
             )
         return given
+    if named and named[0] not in TOPOLOGIES:
+        raise InputError("topology", "is unknown", value=named[0], allowed=", ".join(TOPOLOGIES), where=where)
     if not named:
         raise InputError("topology", "is missing", allowed="a column with hub or circulation", where=where)
     return get_topology(named[0])

@@ -1,0 +1,223 @@
+"""``RUN/report.html``: one self-contained file that opens offline, without scripts and without any link outside."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from perfuse.errors import InputError
+from perfuse.evaluation.evaluate import Evaluation, evaluate_run
+from perfuse.evaluation.figures import (
+    FEW_VALUES,
+    Line,
+    breakdown_chart,
+    case_charts,
+    gradient_chart,
+    loss_chart,
+    rate_chart,
+    scatter_chart,
+)
+from perfuse.evaluation.files import write_atomic
+from perfuse.evaluation.provenance import provenance
+from perfuse.evaluation.results import JSON_NAME, StoredCurves, load_evaluation
+from perfuse.evaluation.runs import TrainedRun, open_run
+from perfuse.evaluation.table import HEADINGS, LEGEND, comparison_rows
+from perfuse.evaluation.verdict import NETWORK_FREE, TRIVIAL, show_gmfe, show_percent
+
+REPORT_NAME = "report.html"
+LIMITS = (
+    "Accuracy on simulated curves is accuracy in reproducing equations. It is not accuracy on people.",
+    "This version models intravenous doses and linear kinetics; saturation, oral absorption and interactions are not.",
+    "t = 0 and values below the limit of quantification (LOQ) do not count; predictions are raised to LOQ/100, none is "
+    "dropped.",
+    "A network interpolates: bodies, clearances or partition coefficients outside the training range are not covered.",
+    "For measured human data, the drug's inputs come from in-vitro values by the simplest published scaling; classical "
+    "scaling alone puts 30 % of drugs within 2-fold of their measured clearance.",
+    "Where loglinear-rates is as good or better, the network adds nothing: use the simpler model.",
+    "Research software: not for decisions about patients.",
+)
+_BREAKDOWN = ("GMFE", "bias", "% within 1.25x", "% within 2x", "R2, mg/L", "RMSE, mg/L", "values")
+
+
+def build_report(run: Path) -> Path:
+    """Write ``report.html`` into a run's folder and return its path.
+
+    It shows every evaluation that the run holds (its own test split first); a run without any is judged on its own
+    test split first, if its training data is at hand.
+
+    Raises:
+        InputError: if there is no usable run.
+        PerfuseError: if the file cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    trained = open_run(Path(run))
+    stored, not_judged = _evaluations(trained)
+    lines = _metrics_lines(trained.folder / "metrics.jsonl")
+    environment = Environment(
+        loader=PackageLoader("perfuse.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=f"{trained.label} on {trained.topology.name}",
+        subtitle=f"run {trained.folder.resolve().name}, seed {trained.config.seed}, trained on "
+        f"{trained.facts['training_curves']} curves of {len(trained.train_compounds)} drugs",
+        evaluations=[_evaluation_context(e, c) for e, c in stored],
+        not_judged=not_judged,
+        headings=HEADINGS,
+        legend=LEGEND,
+        training=[chart(lines) for chart in (loss_chart, rate_chart, gradient_chart)] if lines else [],
+        training_note=_training_note(lines),
+        provenance=_provenance_rows(trained, stored[0][0] if stored else None),
+        command=_command(trained),
+        config=_config_text(trained.folder / "config.toml"),
+        limits=LIMITS,
+    )
+    path = trained.folder / REPORT_NAME
+    write_atomic(path, page.encode())
+    return path
+
+
+def _evaluations(run: TrainedRun) -> tuple[list[tuple[Evaluation, StoredCurves]], str]:
+    """Stored evaluations that can be read, own test split first; and why there is none."""
+    folders = sorted(p.parent for p in run.folder.glob(f"evaluation*/{JSON_NAME}"))
+    if not folders:
+        try:
+            if not Path(run.data_path).exists():
+                return [], "its training data is not at hand, and `perfuse evaluate` has not been run"
+            evaluate_run(run.folder, Path(run.data_path))
+        except InputError as error:
+            return [], str(error)
+        folders = sorted(p.parent for p in run.folder.glob(f"evaluation*/{JSON_NAME}"))
+    found = []
+    for folder in sorted(folders, key=lambda f: (f.name != "evaluation", f.name)):
+        evaluation, curves = load_evaluation(folder)
+        found.append((cast(Evaluation, evaluation), curves))
+    return found, ""
+
+
+def _evaluation_context(e: Evaluation, curves: StoredCurves) -> dict[str, object]:
+    """What the template shows of one evaluation."""
+    speed = e["speed"]["predict_curves_per_s"]
+    tiles = [
+        (show_gmfe(e["gmfe"]), "GMFE (1 is perfect)"),
+        (f"{show_percent(e['within_2'])} %", "of values within 2-fold"),
+        (f"{show_percent(e['within_1_25'])} %", "of values within 1.25-fold"),
+        (f"{e['n_curves']:,}", f"curves of {e['n_drugs']:,} drugs, {e['n_values']:,} values"),
+        (f"{speed:,.0f}/s" if isinstance(speed, int | float) else "n/a", "curves predicted per second"),
+    ]
+    data = e["data"]
+    kind = {True: "simulated", False: "measured", None: ""}[cast("bool | None", data["simulated"])]
+    best = min((n for n in e["baselines"] if n in TRIVIAL), key=lambda n: e["baselines"][n]["gmfe"] or 1e9, default="")
+    others = [n for n in (NETWORK_FREE, best) if n in e["baselines"]]
+    label = str(e["model"]["label"])
+    scope = "its own test split" if data["scope"] == "test split" else f"{kind} curves it has not seen".strip()
+    organs = {label: e["per_organ"], **{n: e["baselines"][n]["per_organ"] for n in others}}
+    cases = _cases(curves)
+    windows = {label: e["windows"], **{n: e["baselines"][n]["windows"] for n in others}}
+    return {
+        "verdict": e["verdict"],
+        "good": bool(e["beats_baselines"]) and e["beats_loglinear_rates"] is not False,
+        "name": scope,
+        "path": data["path"],
+        "tiles": tiles,
+        "rows": comparison_rows(e),
+        "notes": [n for n in e["notes"] if n not in e["verdict"]]
+        + [f"{name} is not available: {why}." for name, why in e["baselines_unavailable"].items()],
+        "scatter": scatter_chart(curves),
+        "scatter_note": "One point per value. Dashed: 2-fold off." if e["n_values"] <= FEW_VALUES
+        else "Darker cells hold more values (log scale). Dashed: 2-fold off.",
+        "organs": breakdown_chart(organs, "Error by organ") if len(e["per_organ"]) > 1 else "",
+        "windows": breakdown_chart(windows, "Error by time since the first dose") if e["windows"] else "",
+        "tables": [
+            ("organ", _BREAKDOWN, [_breakdown_row(n, s) for n, s in e["per_organ"].items()]),
+            ("time window", _BREAKDOWN, [_breakdown_row(n, s) for n, s in e["windows"].items()]),
+        ],
+        "cases": cases,
+        "single_organ": bool(cases) and all(len(cast("list[object]", c["charts"])) == 1 for c in cases),
+    }  # fmt: skip
+
+
+def _breakdown_row(name: str, s: Mapping[str, object]) -> list[str]:
+    def show(key: str, form: str) -> str:
+        value = s[key]
+        return format(value, form) if isinstance(value, int | float) else "n/a"
+
+    percent = [show_percent(cast("float | None", s[key])) for key in ("within_1_25", "within_2")]
+    gmfe = show_gmfe(cast("float | None", s["gmfe"]))
+    return [name, gmfe, show("bias", ".4g"), *percent, show("r2", ".4f"), show("rmse", ".3g"), f"{s['n_values']:,}"]
+
+
+def _cases(curves: StoredCurves) -> list[dict[str, object]]:
+    out = []
+    seen: set[str] = set()
+    for i, kind in enumerate(curves.kind.tolist()):
+        drug = "" if curves.case_compound_id[i] == curves.case_curve_id[i] else f" ({curves.case_compound_id[i]})"
+        title = f"{kind}: {curves.case_curve_id[i]}{drug}, GMFE {show_gmfe(float(curves.case_gmfe[i]))}"
+        out.append({"title": title, "open": kind not in seen, "charts": case_charts(curves, i)})
+        seen.add(kind)
+    return out
+
+
+def _metrics_lines(path: Path) -> list[Line]:
+    """Lines of ``metrics.jsonl``; a line that a crash cut short is skipped."""
+    lines: list[Line] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return lines
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int | float):
+            lines.append(line)
+    return lines
+
+
+def _training_note(lines: list[Line]) -> str:
+    if not lines:
+        return ""
+    last = lines[-1]
+    parts = [f"{len(lines)} validations, last in epoch {last.get('epoch')} at step {last.get('step')}"]
+    for key, text in (("time_s", "{:.0f} s"), ("train_curves_per_s", "{:,.0f} training curves/s")):
+        value = last.get(key)
+        if isinstance(value, int | float):
+            parts.append(text.format(value))
+    return ", ".join(parts) + "."
+
+
+def _provenance_rows(run: TrainedRun, evaluation: Evaluation | None) -> list[tuple[str, str]]:
+    machine = evaluation["provenance"] if evaluation else provenance()
+    packages = cast("dict[str, str]", machine["packages"])
+    facts = run.facts
+    seconds = facts["training_seconds"]
+    return [
+        ("training data", run.data_path or "not recorded"),
+        ("sha256 of its content", run.data_hash),
+        ("split", f"{facts['training_curves']} training curves ({len(run.train_compounds)} drugs), "
+                  f"{len(run.validation_compounds)} drugs validation, {len(run.test_compounds)} drugs test"),
+        ("seed", str(run.config.seed)),
+        ("checkpoint", f"{facts['checkpoint']}: epoch {facts['epoch']}, step {facts['step']}"),
+        ("trained for", f"{seconds:.0f} s" if isinstance(seconds, int | float) else "not recorded"),
+        ("code version", f"trained with {facts['code_version']}, judged with {machine['perfuse']}"),
+        ("versions", f"Python {machine['python']}, " + ", ".join(f"{n} {v}" for n, v in packages.items())),
+        ("judged on", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"),
+        ("judged at", f"{machine['created_utc']} (UTC)"),
+    ]  # fmt: skip
+
+
+def _command(run: TrainedRun) -> str:
+    words = ["perfuse", "train", run.data_path or "DATA", "--config", f"{run.folder}/config.toml", "--out", "RUN"]
+    judge = f"perfuse evaluate RUN {shlex.quote(run.data_path or 'DATA')}"
+    return f"{shlex.join(words)}\n{judge}\nperfuse report RUN"
+
+
+def _config_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return "(no config.toml in this folder)"
