@@ -88,7 +88,7 @@ def simulate(
     """
     from perfuse.data.simulate import simulate_dataset
 
-    flags = {"n": n, "task": task, "seed": seed, "shard_size": shard_size}
+    flags: dict[str, int | str | None] = {"n": n, "task": task, "seed": seed, "shard_size": shard_size}
     options = simulation_options(flags, config)
     folder = simulate_dataset(options.task, options.n, options.seed, out, shard_size=options.shard_size)
     if not quiet:

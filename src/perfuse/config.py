@@ -45,7 +45,7 @@ class RecurrentConfig(_Frozen):
     name: Literal["recurrent"] = "recurrent"
     hidden: int = Field(64, ge=4, le=1024)
     layers: int = Field(1, ge=1, le=8)
-    steps: int = Field(8, ge=1, le=1000)
+    steps: int = Field(6, ge=1, le=1000)
     """Recurrent steps across the time range; each decodes ``knots / steps`` times."""
     heads: int = Field(4, ge=1, le=64)
     dropout: float = Field(0.0, ge=0, lt=1)

@@ -31,7 +31,7 @@ def convert(source_path: Path, out: Path) -> int:
         raise InputError("OUT", "exists already", value=str(out), hint="choose another name or remove it first")
     source = open_source(source_path)
     if suffix == "":
-        generator = {"converted_from": source_path.name, "source_sha256": source_hash(source)}
+        generator: dict[str, object] = {"converted_from": source_path.name, "source_sha256": source_hash(source)}
         write_dataset(_chunks(source), out, generator=generator, seed=None)
     else:
         table = source.take(np.arange(len(source)))

@@ -96,9 +96,9 @@ def _table(results: dict[str, Evaluation], seconds: dict[str, float]) -> Table:
         speed = f"{float(rate):,.0f} curves/s" if rate else "n/a"
         table.add_row(*_row(str(result["model"]["label"]), result), f"{seconds[model]:.0f} s", speed)
     table.add_section()
-    for name, result in flux["baselines"].items():
+    for name, baseline in flux["baselines"].items():
         if name not in results:
-            table.add_row(*_row(name, result), "", "")
+            table.add_row(*_row(name, baseline), "", "")
     return table
 
 

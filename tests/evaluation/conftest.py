@@ -56,7 +56,8 @@ def make_run(folder: Path, source: CurveSource, data_path: Path, model: str, tes
         data=DataRecord(path=str(data_path), content_hash=source_hash(source), n_curves=len(source)),
         split=split_record(source, split),
         plan=PlanRecord(total_steps=1, warmup_steps=0, cosine_start=0, validate_every_epochs=1),
-        progress=ProgressRecord(), plateau=PlateauRecord(best=1.0, bad_validations=0, scale=1.0), rng=capture_rng(),
+        progress=ProgressRecord(epoch=1, step=1), plateau=PlateauRecord(best=1.0, bad_validations=0, scale=1.0),
+        rng=capture_rng(),
     )  # fmt: skip
     folder.mkdir(parents=True)
     save_checkpoint(folder / "best", state, fitted.state_dict(), {})

@@ -118,6 +118,9 @@ def test_other_runs_are_judged_on_the_same_curves(rates_run: Path, untrained_run
     e = evaluate_run(rates_run, fresh, against=[untrained_run], save=False, baselines=False)
     alone = evaluate_run(untrained_run, fresh, save=False, baselines=False)
     assert e["against"]["mlp"]["gmfe"] == alone["gmfe"] and "mlp (other run)" in printed(e)
+    twin = evaluate_run(rates_run, fresh, against=[untrained_run, untrained_run.parent / "untrained"], save=False,
+                        baselines=False)  # fmt: skip
+    assert list(twin["against"]) == [f"mlp in {untrained_run}"]  # one label twice: told apart by folder
 
 
 def test_json_is_strict_and_complete(untrained_run: Path, fresh: Path, tmp_path: Path) -> None:

@@ -139,6 +139,16 @@ def test_interval_holds_the_estimate_and_needs_drugs(t1_table: CurveTable, rng: 
     assert judge(t1_table.take([0, 1]), pred[:2]).gmfe_interval() is None
 
 
+def test_paired_interval_sees_what_separate_ones_do_not(t1_table: CurveTable, rng: np.random.Generator) -> None:
+    noise = np.exp(rng.normal(0, 1.0, (40, 1, 1)))  # drugs differ a lot, the second model is always a bit worse
+    a = judge(t1_table, t1_table.conc_mg_l * noise)
+    b = judge(t1_table, t1_table.conc_mg_l * noise**1.1)
+    low, high = a.ratio_interval(b) or [0, 9]
+    assert low < high < 1
+    assert (a.gmfe_interval() or [9])[0] < (b.gmfe_interval() or [0])[0] < (a.gmfe_interval() or [0, 0])[1]
+    assert a.ratio_interval(a) == [1, 1]
+
+
 def test_nothing_to_score_gives_none_not_nan(t1_table: CurveTable) -> None:
     table = replace(t1_table, conc_mg_l=np.full_like(t1_table.conc_mg_l, np.nan))
     m = judge(table, t1_table.conc_mg_l)

@@ -76,9 +76,7 @@ def test_training_range_in_numbers(rates_run: Path, t1_table: object) -> None:
     assert known.outside(table) == ["", "cl_hepatic_l_h (4.5 sd)"]
 
 
-def test_the_range_outlives_the_training_data(
-    run_maker: object, t1_table: object, tmp_path: Path, drug: Path
-) -> None:
+def test_the_range_outlives_the_training_data(run_maker: object, t1_table: object, tmp_path: Path, drug: Path) -> None:
     from perfuse.data.store import write_dataset
 
     data = write_dataset([t1_table], tmp_path / "data", generator={}, seed=0)  # type: ignore[list-item]

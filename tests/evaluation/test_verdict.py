@@ -13,10 +13,12 @@ def summary(gmfe: float | None) -> Summary:
     )  # fmt: skip
 
 
-def say(model: float | None, baselines: dict[str, float], simulated: bool | None = True) -> str:
+def say(
+    model: float | None, baselines: dict[str, float], simulated: bool | None = True, chance: tuple[str, ...] = ()
+) -> str:
     return verdict(
         "flux", summary(model), {n: summary(g) for n, g in baselines.items()}, n_curves=1, n_drugs=1, interval=None,
-        scope="unseen curves", simulated=simulated,
+        scope="unseen curves", simulated=simulated, chance=chance,
     )  # fmt: skip
 
 
@@ -31,6 +33,13 @@ def test_it_names_what_wins() -> None:
 
 def test_a_tie_is_no_win() -> None:
     assert "does NOT beat the trivial baselines" in say(1.4, {"log-linear": 1.4})
+
+
+def test_differences_that_may_be_chance_are_named() -> None:
+    text = say(1.3, {"log-linear": 1.4, "loglinear-rates": 1.5}, chance=("log-linear", "loglinear-rates"))
+    assert "the difference from log-linear may be chance" in text and "from loglinear-rates may be chance" in text
+    assert "does as well, within chance" in say(1.3, {"loglinear-rates": 1.2}, chance=("loglinear-rates",))
+    assert "chance" not in say(1.3, {"log-linear": 1.4, "loglinear-rates": 1.2})
 
 
 def test_kinds_of_data_are_named() -> None:

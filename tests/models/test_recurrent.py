@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from perfuse.config import RecurrentConfig
+from perfuse.config import RecurrentConfig, parse_config
 from perfuse.data.batch import CurveBatch
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import to_batch
+from perfuse.errors import InputError
 from perfuse.models.recurrent import Recurrent
 from perfuse.pk.topology import get_topology
 
@@ -90,3 +92,11 @@ def test_several_layers_steps_and_heads_are_configurable() -> None:
     assert model(batch).shape == (3, 14, 100)
     assert len(model.messages) == 3
     assert get_topology("circulation") is batch.system.topology
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"), [({"steps": 7}, "multiple of steps"), ({"heads": 5}, "multiple of heads")]
+)
+def test_settings_that_do_not_divide_are_refused(settings: dict[str, int], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        parse_config({"model": {"name": "recurrent", **settings}})

@@ -10,6 +10,7 @@ from perfuse.training.budget import (
     TIMED_STEPS,
     Budget,
     Costs,
+    Pace,
     StepTimer,
     affordable_steps,
     choose_validation_interval,
@@ -60,6 +61,16 @@ def test_the_timer_ignores_the_first_steps() -> None:
     assert timer.mean_s() == 0.5
 
 
+def test_tiny_steps_are_timed_for_longer() -> None:
+    timer = StepTimer()
+    for _ in range(TIMED_STEPS):
+        timer.add(0.001)
+    assert not timer.is_enough(Budget(600.0))
+    for _ in range(2000):
+        timer.add(0.001)
+    assert timer.is_enough(Budget(600.0))
+
+
 def test_slow_steps_are_judged_by_fewer() -> None:
     timer = StepTimer()
     timer.add(40.0)
@@ -76,3 +87,42 @@ def test_budget_counts_earlier_sessions_and_ends_in_time_for_the_last_validation
     assert Budget(100.0, 95.0, now).is_over(plan)
     assert Budget(None, 1e9).left_s() == math.inf
     assert not Budget(None, 1e9).is_over(plan)
+
+
+class FakeClock(Budget):
+    def __init__(self, limit_s: float | None) -> None:
+        super().__init__(limit_s)
+        self.now = 0.0
+
+    def elapsed_s(self) -> float:
+        return self.now
+
+
+def test_a_plan_that_the_machine_keeps_is_never_touched() -> None:
+    clock = FakeClock(100.0)
+    pace = Pace(clock, 0)
+    plan = PLAN.model_copy(update={"total_steps": 900, "step_s": 0.1})
+    for step in range(1, 901):
+        clock.now = step * 0.1
+        assert pace.affordable_total(plan, step) is None
+
+
+def test_a_slower_machine_gets_fewer_steps_that_fit() -> None:
+    clock = FakeClock(100.0)
+    pace = Pace(clock, 0)
+    plan = PLAN.model_copy(update={"total_steps": 900, "step_s": 0.1})
+    step = 0
+    while step < (plan.total_steps or 0):
+        step += 1
+        clock.now += 0.2  # twice as slow as measured
+        if total := pace.affordable_total(plan, step):
+            assert total < (plan.total_steps or 0)
+            plan = plan.model_copy(update={"total_steps": total})
+        assert not clock.is_over(plan) or step >= (plan.total_steps or 0) - 1
+    assert 90 < clock.now < 100
+
+
+def test_without_a_limit_there_is_no_pace() -> None:
+    clock = FakeClock(None)
+    clock.now = 1e9
+    assert Pace(clock, 0).affordable_total(PLAN.model_copy(update={"total_steps": 5}), 3) is None

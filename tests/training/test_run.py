@@ -351,21 +351,50 @@ def test_a_wall_clock_budget_is_planned_once_and_kept(
     assert lines(tmp_path / "run")[-1]["step"] == result.steps
 
 
-def test_the_deadline_stops_a_run_whose_steps_became_slower(
-    small_table: CurveTable, config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take 0.1 s more once the length of the run is fixed."""
     original = Trainer._update
 
     def slow(self: Trainer, micros: Any) -> None:
         original(self, micros)
-        time.sleep(0.2 if self.progress.step > 25 else 0.0)
+        time.sleep(0.0 if self.plan.total_steps is None else 0.1)
 
     monkeypatch.setattr(Trainer, "_update", slow)
+
+
+@pytest.mark.usefixtures("slowing")
+def test_a_machine_that_becomes_slower_gets_a_shorter_schedule(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines
+) -> None:
+    c = config("mlp", training={"max_minutes": 0.1, "epochs": None}, schedule={"final_fraction": 0.01})
+    started = time.monotonic()
+    result = train(small_table, c, tmp_path / "run")
+    assert result.ending == "completed"
+    assert time.monotonic() - started < 6 + 2
+    assert lines(tmp_path / "run")[-1]["lr"] == pytest.approx(2e-5)
+    assert load_checkpoint(tmp_path / "run" / "last").state.plan.total_steps == result.steps
+
+
+@pytest.mark.usefixtures("slowing")
+def test_the_deadline_stops_a_run_that_is_late_all_the_same(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perfuse.training.budget.Pace.affordable_total", lambda *_: None)
     started = time.monotonic()
     result = train(small_table, config("mlp", training={"max_minutes": 0.08, "epochs": None}), tmp_path / "run")
     assert result.ending == "deadline"
     assert time.monotonic() - started < 4.8 + 2
     assert load_checkpoint(tmp_path / "run" / "last").state.progress.validated_step == result.steps
+
+
+def test_a_budget_without_a_single_step_is_refused_and_leaves_no_usable_model(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(PerfuseError, match="budget was used up before the first step"):
+        train(small_table, config("mlp", training={"max_minutes": 1e-6, "epochs": None}), tmp_path / "run")
+    with pytest.raises(InputError, match="RUN holds an untrained model"):
+        load_model(tmp_path / "run")
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_lr_is_a_function_of_the_step_alone() -> None:
 def test_without_a_total_the_rate_waits_at_its_top_and_the_cosine_starts_there() -> None:
     s = Schedule(ScheduleConfig(kind="cosine"), 1.0, 5, cosine_start=20)
     before = [s.lr(i) for i in range(21)]
-    s.total_steps = 200
+    s.set_length(200, 20)
     assert [s.lr(i) for i in range(21)] == before
     assert before[5:] == [1.0] * 16
     assert s.lr(21) < 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -30,8 +30,13 @@ Predictor = Callable[[CurveTable], np.ndarray]
 
 
 class Contender(Summary):
-    """Metrics of one baseline or other run."""
+    """Metrics of one baseline or other run.
 
+    ``gmfe_ratio_ci95`` is the 95 % interval, over drugs, of the judged model's GMFE over this one's: below 1 the model
+    is better; with 1 inside, the difference may be chance.
+    """
+
+    gmfe_ratio_ci95: list[float] | None
     exposure: dict[str, ExposureSummary]
     per_organ: dict[str, Summary]
     windows: dict[str, Summary]
@@ -100,10 +105,10 @@ class _Candidate:
             return
         self.metrics.update(table, pred)
 
-    def result(self) -> Contender:
+    def result(self, model: MetricAccumulator) -> Contender:
         return Contender(
-            **self.metrics.overall(), exposure=self.metrics.exposure(), per_organ=self.metrics.per_organ(),
-            windows=self.metrics.per_window(),
+            **self.metrics.overall(), gmfe_ratio_ci95=model.ratio_interval(self.metrics),
+            exposure=self.metrics.exposure(), per_organ=self.metrics.per_organ(), windows=self.metrics.per_window(),
         )  # fmt: skip
 
 
@@ -155,40 +160,31 @@ def evaluate_run(
     if batch_size < 1:
         raise InputError("batch_size", value=batch_size, allowed=">= 1")
     trained = open_run(Path(run))
-    others = [open_run(Path(path)) for path in against]
-    for other in others:
-        if other.topology.name != trained.topology.name:
-            raise InputError(
-                "--against", "is on another topology", value=f"{other.folder} ({other.topology.name})",
-                allowed=trained.topology.name,
-            )  # fmt: skip
+    others = _open_others(against, trained)
     judged = open_judged_data(Path(data), trained.topology)
-    chosen = choose_rows(judged, [trained, *others])
+    chosen = choose_rows(judged, [trained, *others.values()])
     compounds = judged.source.column("compound_id")[chosen.rows]
     metrics = MetricAccumulator(compounds)
     candidates, absent, fit_facts = _baselines(trained, judged, compounds, save) if baselines else ([], {}, {})
-    rivals = [_Candidate(o.label, model_predictor(o.model, device), MetricAccumulator(compounds)) for o in others]
+    rivals = [_Candidate(n, model_predictor(o.model, device), MetricAccumulator(compounds)) for n, o in others.items()]
     predict = model_predictor(trained.model, device)
     cases = CaseStore(len(chosen.rows))
     seconds = 0.0
     predict(judged.source.take(chosen.rows[:1]))  # warm up: first-call costs are not the model's speed
-    for start in range(0, len(chosen.rows), batch_size):
-        table = judged.source.take(chosen.rows[start : start + batch_size])
+    for table in _batches(judged, chosen, batch_size, progress):
         began = time.perf_counter()
         pred = predict(table)
         seconds += time.perf_counter() - began
         cases.add(table, metrics.update(table, pred))
         for candidate in (*candidates, *rivals):
             candidate.update(table)
-        if progress is not None:
-            progress(min(start + batch_size, len(chosen.rows)), len(chosen.rows))
     for candidate in candidates:
         if candidate.reason:
             absent[candidate.name] = candidate.reason
-    results = {c.name: c.result() for c in candidates if not c.reason}
+    results = {c.name: c.result(metrics) for c in candidates if not c.reason}
     speed = _speed(seconds, len(chosen.rows), metrics.overall()["n_values"], device, batch_size)
     evaluation = _assemble(trained, judged, chosen, metrics, results, absent, fit_facts, speed)
-    evaluation["against"] = {r.name: r.result() for r in rivals}
+    evaluation["against"] = {r.name: r.result(metrics) for r in rivals}
     if save:
         folder = evaluation_folder(trained, judged, chosen, out)
         shown = cases.choose(judged.source, chosen.rows, predict)
@@ -196,12 +192,37 @@ def evaluate_run(
     return evaluation
 
 
+def _open_others(against: Sequence[Path], run: TrainedRun) -> dict[str, TrainedRun]:
+    """Other runs by label; runs of one label also by their folder's name."""
+    others = [open_run(Path(path)) for path in against]
+    out: dict[str, TrainedRun] = {}
+    for other in others:
+        if other.topology.name != run.topology.name:
+            raise InputError(
+                "--against", "is on another topology", value=f"{other.folder} ({other.topology.name})",
+                allowed=run.topology.name,
+            )  # fmt: skip
+        alone = sum(o.label == other.label for o in (run, *others)) == 1
+        out[other.label if alone else f"{other.label} in {other.folder}"] = other
+    return out
+
+
+def _batches(
+    judged: JudgedData, chosen: JudgedRows, size: int, progress: Callable[[int, int], None] | None
+) -> Iterator[CurveTable]:
+    total = len(chosen.rows)
+    for start in range(0, total, size):
+        yield judged.source.take(chosen.rows[start : start + size])
+        if progress is not None:
+            progress(min(start + size, total), total)
+
+
 def _speed(seconds: float, curves: int, values: int, device: str, batch_size: int) -> Speed:
     """Speed of the model alone (tensors built, network, curves), without reading data or metrics."""
     rate = curves / seconds if seconds > 0 else None
     return {
         "predict_curves_per_s": rate, "predict_seconds": seconds,
-        "scored_values_per_s": values / seconds if rate else None, "batch_size": batch_size,
+        "scored_values_per_s": values / seconds if rate else None, "batch_size": min(batch_size, curves),
         "device": device, "threads": torch.get_num_threads(),
     }  # fmt: skip
 
@@ -249,7 +270,7 @@ def _assemble(
     scored = overall["gmfe"] is not None
     n_curves, n_drugs = int(counts["n_curves"] or 0), int(counts["n_drugs"] or 0)
     text = verdict(
-        run.label, overall, dict(results), n_curves=n_curves, n_drugs=n_drugs,
+        run.label, overall, dict(results), chance=_within_chance(results), n_curves=n_curves, n_drugs=n_drugs,
         interval=metrics.gmfe_interval(), scope=chosen.scope, simulated=judged.simulated,
     )  # fmt: skip
     return Evaluation(
@@ -281,6 +302,12 @@ def _assemble(
         provenance=provenance(),
         schema_version=SCHEMA_VERSION,
     )  # fmt: skip
+
+
+def _within_chance(results: dict[str, Contender]) -> set[str]:
+    """Those whose difference from the model may be chance."""
+    intervals = {name: r["gmfe_ratio_ci95"] for name, r in results.items()}
+    return {name for name, ci in intervals.items() if ci is None or ci[0] <= 1 <= ci[1]}
 
 
 def _notes(judged: JudgedData, chosen: JudgedRows) -> list[str]:

@@ -130,9 +130,7 @@ class MetricAccumulator:
             gmfe = np.exp(np.bincount(curve, weights=abs_log, minlength=len(table)) / np.where(n > 0, n, np.nan))
         return ScoredValues(mask, np.where(mask, true, np.nan), pred, gmfe)
 
-    def _add(
-        self, drug: np.ndarray, organ: np.ndarray, window: np.ndarray, p: np.ndarray, y: np.ndarray
-    ) -> np.ndarray:
+    def _add(self, drug: np.ndarray, organ: np.ndarray, window: np.ndarray, p: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Add values, one entry each; returns |ln(p / y)|."""
         error, ly = p - y, np.log(y)
         log = np.log(p) - ly
@@ -168,15 +166,16 @@ class MetricAccumulator:
 
     def gmfe_interval(self) -> list[float] | None:
         """95 % interval of the GMFE: percentile bootstrap over drugs, 1,000 resamples; None with fewer than 3 drugs."""
+        return _bootstrap(self.drug_errors())
+
+    def drug_errors(self) -> np.ndarray:
+        """``(D,)`` mean |ln(pred / true)| of each drug in alphabetical order; NaN where it has no value."""
         sums = self._organ.sum(axis=1)
-        sums = sums[sums[:, 0] > 0]
-        if len(sums) < 3:
-            return None
-        per_drug = sums[:, _K["abs_log"]] / sums[:, 0]
-        random = np.random.default_rng(0)
-        means = [per_drug[random.integers(0, len(per_drug), len(per_drug))].mean() for _ in range(_RESAMPLES)]
-        low, high = np.exp(np.quantile(means, (0.025, 0.975)))
-        return [float(low), float(high)]
+        return sums[:, _K["abs_log"]] / np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
+
+    def ratio_interval(self, other: MetricAccumulator) -> list[float] | None:
+        """95 % interval of this GMFE over another's on the same curves: the same drugs are drawn for both."""
+        return _bootstrap(self.drug_errors() - other.drug_errors())
 
     def per_organ(self) -> dict[str, Summary]:
         """Metrics of each organ that has a value."""
@@ -220,6 +219,17 @@ def _refuse_non_finite(table: CurveTable, pred: np.ndarray, needed: np.ndarray) 
             f"the prediction for curve {table.curve_id[c]}, {ORGANS[o]} at {table.time_h[c, k]:.6g} h is not finite "
             f"({pred[c, o, k]}); {int(bad.sum())} such values"
         )
+
+
+def _bootstrap(per_drug: np.ndarray) -> list[float] | None:
+    """Percentile interval of exp(mean) over drugs, 1,000 resamples; None with fewer than 3 drugs."""
+    values = per_drug[np.isfinite(per_drug)]
+    if len(values) < 3:
+        return None
+    random = np.random.default_rng(0)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.exp(np.quantile(means, (0.025, 0.975)))
+    return [float(low), float(high)]
 
 
 def _drug_mean(total: np.ndarray, n: np.ndarray) -> float | None:

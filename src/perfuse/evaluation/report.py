@@ -106,7 +106,10 @@ def _evaluation_context(e: Evaluation, curves: StoredCurves) -> dict[str, object
         (f"{show_percent(e['within_2'])} %", "of values within 2-fold"),
         (f"{show_percent(e['within_1_25'])} %", "of values within 1.25-fold"),
         (f"{e['n_curves']:,}", f"curves of {e['n_drugs']:,} drugs, {e['n_values']:,} values"),
-        (f"{speed:,.0f}/s" if isinstance(speed, int | float) else "n/a", "curves predicted per second"),
+        (
+            f"{speed:,.0f}/s" if isinstance(speed, int | float) else "n/a",
+            f"curves predicted per second, {e['speed']['batch_size']} at a time",
+        ),
     ]
     data = e["data"]
     kind = {True: "simulated", False: "measured", None: ""}[cast("bool | None", data["simulated"])]

@@ -105,7 +105,7 @@ class Plot:
 
     def __post_init__(self) -> None:
         left = 92 if self.categories else 34 if self.small else 62
-        self._box = (left, 22 if self.small else 44, 8, 20 if self.small else 46)
+        self._box = (left, 22 if self.small else 44, 8 if self.small else 16, 20 if self.small else 46)
 
     def _px(self, values: np.ndarray) -> np.ndarray:
         left, _, right, _ = self._box
@@ -185,7 +185,7 @@ class Plot:
         left, top, right, bottom = self._box
         w, h = self.width - left - right, self.height - top - bottom
         size = f'x="{left}" y="{top}" width="{w}" height="{h}" viewBox="{left} {top} {w} {h}"'
-        return f'<svg {size}>{"".join(self._marks)}</svg>'
+        return f"<svg {size}>{''.join(self._marks)}</svg>"
 
     def _grid(self) -> list[str]:
         left, top, right, bottom = self._box

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from perfuse.evaluation.metrics import Summary
 
@@ -39,6 +39,7 @@ def verdict(
     model: Summary,
     baselines: Mapping[str, Summary],
     *,
+    chance: Collection[str] = (),
     n_curves: int,
     n_drugs: int,
     interval: list[float] | None,
@@ -51,6 +52,7 @@ def verdict(
         name: The model's name.
         model: Its metrics.
         baselines: Metrics of every baseline that is available.
+        chance: Baselines whose difference from the model may be chance, given the number of drugs.
         n_curves, n_drugs: What the metrics rest on.
         interval: 95 % interval of the GMFE over drugs.
         scope: Which curves those are.
@@ -71,20 +73,28 @@ def verdict(
         parts.append(f"It does NOT beat the trivial baselines: {listed}. Do not use this model on such data.")
     elif trivial:
         best = min(trivial, key=lambda n: trivial[n]["gmfe"] or float("inf"))
-        parts.append(f"It beats every trivial baseline (best: {best}, {show_gmfe(trivial[best]['gmfe'])}).")
+        parts.append(
+            f"It beats every trivial baseline (best: {best}, {show_gmfe(trivial[best]['gmfe'])}){_doubt(best, chance)}."
+        )
     else:
         parts.append("No trivial baseline was available to compare with.")
     if NETWORK_FREE in baselines:
         free = show_gmfe(baselines[NETWORK_FREE]["gmfe"])
         if beats(model, baselines[NETWORK_FREE]):
-            parts.append(f"It beats {NETWORK_FREE} ({free}), the same equations without a network.")
+            doubt = _doubt(NETWORK_FREE, chance)
+            parts.append(f"It beats {NETWORK_FREE} ({free}), one exponent per feature without a network{doubt}.")
         else:
+            well = "as well, within chance" if NETWORK_FREE in chance else "better"
             parts.append(
                 f"It does NOT beat {NETWORK_FREE} ({free}): on this data one exponent per feature, without a network, "
-                "does better."
+                f"does {well}."
             )
     if simulated:
         parts.append(SIMULATED[0].upper() + SIMULATED[1:] + ".")
     elif simulated is False:
         parts.append("Measured human data.")
     return " ".join(parts)
+
+
+def _doubt(name: str, chance: Collection[str]) -> str:
+    return f", but with so few drugs the difference from {name} may be chance" if name in chance else ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from perfuse.config import FluxConfig, LoglinearRatesConfig
 from perfuse.data.batch import CurveBatch, in_matrix
@@ -138,26 +139,46 @@ class LoglinearRates(CurveModel):
         return in_matrix(batch, organ_concentrations(batch.system, self.amounts(batch)))
 
 
+def _at_edges(sent: Tensor, graph: GraphIndex) -> Tensor:
+    """``(E, B, H)``: source's part plus target's part of what nodes send, ``(N, B, 2 H)``."""
+    n, b, h2 = sent.shape
+    both = torch.cat(sent.chunk(2, -1)).reshape(2 * n, -1)
+    return (graph.ends.to(sent.dtype) @ both).view(-1, b, h2 // 2)
+
+
 class _MessageLayer(nn.Module):
-    """h_i <- h_i + update(h_i, mean over inflows of message(h_src, h_dst, edge))."""
+    """h_i <- h_i + update(h_i, mean over inflows of message(h_source, h_target, edge))."""
 
     def __init__(self, hidden: int, edge_features: int, dropout: float) -> None:
         super().__init__()
-        self.source = nn.Linear(hidden, hidden, bias=False)
-        self.target = nn.Linear(hidden, hidden, bias=False)
+        self.ends = nn.Linear(hidden, 2 * hidden, bias=False)
         self.edge = nn.Linear(edge_features, hidden)
         self.keep = nn.Linear(hidden, hidden)
         self.inflow = nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: GraphIndex) -> Tensor:
-        """``(B, N, H)`` from nodes ``(B, N, H)`` and edge features ``(B, E, F)``."""
-        at_source = self.source(nodes)[:, graph.source]
-        at_target = self.target(nodes)[:, graph.target]
-        message = nn.functional.silu(at_source + at_target + self.edge(edges))
-        inflow = graph.mean_inflow.to(message.dtype) @ message
-        update = nn.functional.silu(self.keep(nodes) + self.inflow(inflow))
+        """``(N, B, H)`` from nodes ``(N, B, H)`` and edge features ``(E, B, F)``."""
+        message = functional.silu(_at_edges(self.ends(nodes), graph) + self.edge(edges))
+        mean = graph.inflow / graph.inflow.sum(1, keepdim=True).clamp_min(1)
+        inflow = (mean.to(message.dtype) @ message.flatten(1)).view_as(nodes)
+        update = functional.silu(self.keep(nodes) + self.inflow(inflow))
         return nodes + self.dropout(update)
+
+
+class _FlowHead(nn.Module):
+    """Hidden features of each flow edge from both its ends and its own features."""
+
+    def __init__(self, hidden: int, edge_features: int) -> None:
+        super().__init__()
+        self.ends = nn.Linear(hidden, 2 * hidden, bias=False)
+        self.edge = nn.Linear(edge_features, hidden)
+        self.mix = nn.Linear(hidden, hidden)
+
+    def forward(self, nodes: Tensor, edges: Tensor, graph: GraphIndex) -> Tensor:
+        """``(E, B, H)``."""
+        joint = functional.silu(_at_edges(self.ends(nodes), graph) + self.edge(edges))
+        return functional.silu(self.mix(joint))
 
 
 class Flux(LoglinearRates):
@@ -171,7 +192,7 @@ class Flux(LoglinearRates):
         self.identity = nn.Embedding(N_IDENTITIES, hidden)
         self.encode = nn.Linear(5 + topology.n_eliminations, hidden)
         self.layers = nn.ModuleList(_MessageLayer(hidden, len(FLOW_FEATURES), config.dropout) for _ in range(config.layers))
-        self.flow_hidden = _PairHead(hidden, len(FLOW_FEATURES))
+        self.flow_hidden = _FlowHead(hidden, len(FLOW_FEATURES))
         self.elimination_hidden = nn.Sequential(
             nn.Linear(hidden + len(ELIMINATION_FEATURES) + topology.n_eliminations, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
@@ -186,19 +207,25 @@ class Flux(LoglinearRates):
         self.standardise.fit(batch.system)
 
     def _residual(self, z: LogFeatures, graph: GraphIndex, autocast: bool) -> Tensor:
-        """``(B, E + M)``: the network's part of ln k; hidden layers under autocast when it is on."""
+        """``(B, E + M)``: the network's part of ln k; hidden layers under autocast when it is on.
+
+        Inside, nodes and edges come first, ``(N, B, H)``, so that wiring is plain matrix products.
+        """
         device = z.volume.device.type
-        edges, elimination = z.on_flow_edges(graph).float(), z.on_eliminations(graph).float()
+        per_node, edges, eliminations = (
+            x.float().transpose(0, 1).contiguous()
+            for x in (z.on_nodes(graph), z.on_flow_edges(graph), z.on_eliminations(graph))
+        )
+        m, b = eliminations.shape[:2]
+        which = torch.eye(m, device=edges.device)[:, None].expand(m, b, m)
         with torch.autocast(device, dtype=torch.get_autocast_dtype(device), enabled=autocast):
-            nodes = self.encode(z.on_nodes(graph).float()) + self.identity(graph.identity)
+            nodes = self.encode(per_node) + self.identity(graph.identity)[:, None]
             for layer in self.layers:
                 nodes = layer(nodes, edges, graph)
             flow = self.flow_hidden(nodes, edges, graph)
-            m = elimination.shape[1]
-            which = torch.eye(m, device=nodes.device).expand(len(nodes), m, m)
-            source = nodes[:, graph.elimination_source].float()
-            removal = self.elimination_hidden(torch.cat((source, elimination, which), -1))
-        out = torch.cat((self.flow_out(flow.float())[..., 0], self.elimination_out(removal.float())[..., 0]), -1)
+            source = nodes.index_select(0, graph.elimination_source).float()
+            removal = self.elimination_hidden(torch.cat((source, eliminations, which), -1))
+        out = torch.cat((self.flow_out(flow.float()), self.elimination_out(removal.float())))[..., 0].T
         return _RESIDUAL_SCALE * out.to(torch.float64)
 
     def _log_rates(self, system: SystemParameters, autocast: bool) -> Tensor:
@@ -211,19 +238,3 @@ class Flux(LoglinearRates):
             flow = logs.flow - logs.volume[:, graph.source]
             return log_rates + torch.cat((flow, logs.elimination - logs.volume[:, graph.elimination_source]), -1)
         return log_rates
-
-
-class _PairHead(nn.Module):
-    """Hidden features of each flow edge from both its ends and its own features."""
-
-    def __init__(self, hidden: int, edge_features: int) -> None:
-        super().__init__()
-        self.source = nn.Linear(hidden, hidden)
-        self.target = nn.Linear(hidden, hidden, bias=False)
-        self.edge = nn.Linear(edge_features, hidden, bias=False)
-        self.mix = nn.Linear(hidden, hidden)
-
-    def forward(self, nodes: Tensor, edges: Tensor, graph: GraphIndex) -> Tensor:
-        """``(B, E, H)``."""
-        joint = self.source(nodes)[:, graph.source] + self.target(nodes)[:, graph.target] + self.edge(edges)
-        return nn.functional.silu(self.mix(nn.functional.silu(joint)))

@@ -74,8 +74,7 @@ class _MessageLayer(nn.Module):
         n, b, h = state.shape
         sent = self.ends(state)  # (N, B, 4 H): source's part, target's part
         both = torch.cat((sent[..., : 2 * h], sent[..., 2 * h :])).reshape(2 * n, -1)
-        value, gate = ((wiring.ends.to(sent.dtype) @ both).view(-1, b, 2 * h) + edge_part).chunk(2, -1)
-        message = functional.silu(value) * torch.sigmoid(gate)  # (E, B, H)
+        message = functional.glu((wiring.ends.to(sent.dtype) @ both).view(-1, b, 2 * h) + edge_part)  # (E, B, H)
         return (wiring.inflow.to(message.dtype) @ message.flatten(1)).view(n, b, h)
 
 
@@ -112,7 +111,7 @@ class Recurrent(KnotModel):
         self.edge_parts = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(config.layers))
         self.attention = _OrganAttention(hidden, config.heads)
         self.dropout = nn.Dropout(config.dropout)
-        self.update_input = nn.Linear(2 * hidden, 3 * hidden, bias=False)
+        self.update_input = nn.Linear(hidden, 3 * hidden, bias=False)
         self.update_node = nn.Linear(hidden, 3 * hidden)
         self.update_time = nn.Linear(4, 3 * hidden, bias=False)
         self.update_state = nn.Linear(hidden, 3 * hidden)
@@ -163,9 +162,10 @@ class Recurrent(KnotModel):
         heard = self.messages[0](state, edge_parts[0], wiring)
         for layer, mix, edge_part in zip(self.messages[1:], self.between, edge_parts[1:], strict=True):
             heard = layer(state + mix(heard), edge_part, wiring)
-        inputs = self.dropout(torch.cat((heard, self.attention(state)), -1))
-        reset_i, update_i, new_i = (self.update_input(inputs) + constant).chunk(3, -1)
-        reset_h, update_h, new_h = self.update_state(state).chunk(3, -1)
-        update = torch.sigmoid(update_i + update_h)
-        new = torch.tanh(new_i + torch.sigmoid(reset_i + reset_h) * new_h)
-        return new + update * (state - new)
+        heard = self.dropout(heard + self.attention(state))
+        from_input = self.update_input(heard) + constant
+        from_state = self.update_state(state)
+        h = state.shape[-1]
+        reset, update = torch.sigmoid(from_input[..., : 2 * h] + from_state[..., : 2 * h]).chunk(2, -1)
+        new = torch.tanh(torch.addcmul(from_input[..., 2 * h :], reset, from_state[..., 2 * h :]))
+        return torch.lerp(new, state.to(new.dtype), update)

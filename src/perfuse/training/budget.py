@@ -1,6 +1,10 @@
 """Wall-clock budgets: time a few steps once, fix the number of steps, and stop in time whatever happens.
 
 Everything that the run does counts: starting up, steps, validations, saving, and the last validation and save.
+
+The number of steps that is fixed is stored, so the schedule stays a function of the step. It is made smaller, and
+never larger, only where the machine has become so slow that the deadline would cut the run off with its learning
+rate still high; such a run could not have been the planned one anyway.
 """
 
 from __future__ import annotations
@@ -13,8 +17,13 @@ from perfuse.config import RunConfig
 from perfuse.training.record import PlanRecord
 
 TIMED_STEPS = 20
-"""Steps that are timed; the first ``_IGNORED_STEPS`` of them warm caches and do not count."""
+"""Steps that are timed at least; the first ``_IGNORED_STEPS`` of them warm caches and do not count."""
 _IGNORED_STEPS = 5
+_TIMED_S = 2.0
+_TIMED_SHARE = 0.03
+"""Tiny steps are timed for so long, or this share of the budget, since other programs make short samples noisy."""
+_MILESTONES = (0.2, 0.4, 0.6, 0.8, 0.9)
+"""Shares of the budget at which the plan is held against the clock."""
 _VALIDATION_SHARE = 0.1
 """Unless the user says how often to validate, validation takes at most this share of the time."""
 _SAFETY_S = 0.3
@@ -78,20 +87,52 @@ class Budget:
         return self.left_s() <= Costs(plan.step_s, plan.validation_s, plan.save_s).ending_s + plan.step_s
 
 
+class Pace:
+    """Holds a plan against the clock at a few milestones.
+
+    Args:
+        budget: The clock.
+        step: Steps done when the session began.
+    """
+
+    def __init__(self, budget: Budget, step: int) -> None:
+        self._budget = budget
+        self._since = (budget.elapsed_s(), step)
+        limit_s = budget.limit_s
+        self._marks = [] if limit_s is None else [m * limit_s for m in _MILESTONES if m * limit_s > self._since[0]]
+
+    def affordable_total(self, plan: PlanRecord, step: int) -> int | None:
+        """A smaller total when, at the pace since the last milestone, the planned one is out of reach; else None."""
+        if not self._marks or plan.total_steps is None or (elapsed := self._budget.elapsed_s()) < self._marks[0]:
+            return None
+        self._marks = [m for m in self._marks if m > elapsed]
+        (since_s, since_step), self._since = self._since, (elapsed, step)
+        if step <= since_step:
+            return None
+        left_s = self._budget.left_s() - Costs(plan.step_s, plan.validation_s, plan.save_s).ending_s
+        total = step + max(1, math.floor(left_s * (1 - _SAFETY_SHARE / 3) * (step - since_step) / (elapsed - since_s)))
+        return total if total < plan.total_steps else None
+
+
 class StepTimer:
     """Mean duration of the first steps of a session."""
 
     def __init__(self) -> None:
         self._durations: list[float] = []
+        self._spent_s = 0.0
 
     def add(self, seconds: float) -> None:
         """Take note of one step."""
         self._durations.append(seconds)
+        self._spent_s += seconds
 
     def is_enough(self, budget: Budget) -> bool:
-        """After ``TIMED_STEPS``, or when a twentieth of the budget has gone into at least two steps."""
-        count, spent = len(self._durations), sum(self._durations)
-        return count >= TIMED_STEPS or (count >= 2 and spent > 0.05 * (budget.limit_s or math.inf))
+        """After ``TIMED_STEPS`` and a moment, or when a twentieth of the budget has gone into at least two steps."""
+        limit_s = math.inf if budget.limit_s is None else budget.limit_s
+        count, spent = len(self._durations), self._spent_s
+        if count < TIMED_STEPS:
+            return count >= 2 and spent > 0.05 * limit_s
+        return spent >= min(_TIMED_S, _TIMED_SHARE * limit_s)
 
     def mean_s(self) -> float:
         """Mean without the first few."""

@@ -54,9 +54,12 @@ def load_model(path: Path) -> LoadedModel:
     """A trained model from a run folder (``best``, else ``last``) or a checkpoint folder.
 
     Raises:
-        InputError: if there is no checkpoint, or it is damaged, or does not fit the model it names.
+        InputError: if there is no checkpoint, or it is damaged, does not fit the model it names, or was saved
+            before the first training step.
     """
     checkpoint = load_checkpoint(find_model(path))
+    if checkpoint.state.progress.step == 0:
+        raise InputError("RUN", "holds an untrained model", value=str(path), hint="continue it with --resume")
     model = model_of(checkpoint)
     return LoadedModel(model.eval(), checkpoint.state.config, checkpoint.state, checkpoint.folder)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from perfuse.config import RunConfig
 from perfuse.data.loader import CurveLoader, LoadedBatch
 from perfuse.errors import PerfuseError
-from perfuse.training.budget import Budget, Costs, StepTimer, planned
+from perfuse.training.budget import Budget, Costs, Pace, StepTimer, planned
 from perfuse.training.interrupt import Interrupted, Interruption
 from perfuse.training.keeper import Keeper, Learner
 from perfuse.training.logs import RunLogs
@@ -98,6 +98,7 @@ class Trainer:
         self._display = display
         self._interruption = interruption
         self._timer = StepTimer()
+        self._pace = Pace(budget, progress.step)
         self._mark = time.monotonic()
         self._curves = 0
 
@@ -128,6 +129,7 @@ class Trainer:
         Raises:
             Interrupted: after a signal, with everything saved.
             NonFiniteError: before an update that would have spoilt the weights.
+            PerfuseError: if the wall-clock budget does not allow a single step.
         """
         self.keeper = keeper
         self.parts.learner.model.train()
@@ -149,6 +151,8 @@ class Trainer:
     def _train_epoch(self) -> Ending:
         """Steps from the current position to the end of the epoch or of the run."""
         if ending := self._ending():
+            if self.progress.step == 0:
+                raise PerfuseError("the wall-clock budget was used up before the first step: allow more minutes")
             return ending
         with closing(self._groups()) as groups:
             for micros in groups:
@@ -189,6 +193,9 @@ class Trainer:
             self._timer.add(seconds)
             if self._timer.is_enough(self.budget):
                 self._fix_length()
+        elif total := self._pace.affordable_total(self.plan, self.progress.step):
+            self._display.note(f"slower than measured: {total} steps instead of {self.plan.total_steps}")
+            self._set_plan(self.plan.model_copy(update={"total_steps": total}))
         if self._keeper().save_if_due(end_of_epoch=False):
             self._mark = time.monotonic()
         if self._display.due:
@@ -343,18 +350,27 @@ class Trainer:
         )
 
     def _fix_length(self) -> None:
-        """Time a validation and a save, and fix how many steps the budget allows and how often to validate."""
+        """Time a validation and a save, and fix how many steps the budget allows and how often to validate.
+
+        What has been trained so far was trained at the full rate, so the cosine begins here.
+        """
         start = time.monotonic()
-        self._score()
+        self._score()  # the first one fills caches, and must not count where it is short
+        warm = time.monotonic()
+        self._validate()
         scored = time.monotonic()
         self._keeper().save_last()
         saved = time.monotonic()
-        costs = Costs(self._timer.mean_s(), scored - start, saved - scored)
+        costs = Costs(self._timer.mean_s(), min(warm - start, scored - warm), saved - scored)
         self.plan = planned(
             self.plan, costs, self.config, self.budget.left_s(), self.progress.step, self.steps_per_epoch
         )
-        self.parts.schedule.total_steps = self.plan.total_steps
+        self._set_plan(self.plan.model_copy(update={"cosine_start": max(self.plan.cosine_start, self.progress.step)}))
         self._mark = time.monotonic()
+
+    def _set_plan(self, plan: PlanRecord) -> None:
+        self.plan = plan
+        self.parts.schedule.set_length(plan.total_steps, plan.cosine_start)
 
     def _show(self) -> None:
         progress, interval, total = self.progress, self.progress.interval, self.plan.total_steps

@@ -77,9 +77,13 @@ class Schedule:
         self.config = config
         self.base_lr = base_lr
         self.warmup_steps = warmup_steps
-        self.cosine_start = max(cosine_start, warmup_steps - 1, 0)
-        self.total_steps = total_steps
+        self.set_length(total_steps, cosine_start)
         self.plateau = Plateau(config.factor, config.patience)
+
+    def set_length(self, total_steps: int | None, cosine_start: int) -> None:
+        """Fix the length of the run, and where the cosine begins."""
+        self.total_steps = total_steps
+        self.cosine_start = max(cosine_start, self.warmup_steps - 1, 0)
 
     def lr(self, step: int) -> float:
         """Learning rate of update number ``step`` (counted from 0)."""
