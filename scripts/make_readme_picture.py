@@ -1,6 +1,6 @@
 """The README's picture: organ curves of unseen drugs in unseen bodies, exact solution against prediction.
 
-    python scripts/make_readme_picture.py          # docs/img/curves.png; about a minute; needs the dev extra
+    python scripts/make_readme_picture.py          # docs/img/curves.png; two minutes; needs the dev extra
 
 Trains ``flux`` (prior "none") on 320 simulated curves of task T2 and draws three curves of another seed.
 """
@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 
-from perfuse.config import RunConfig, TrainingConfig, resolve
+from perfuse.config import RunConfig, TrainingConfig
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.pk.physiology import ORGAN_INDEX
@@ -32,7 +32,7 @@ DOTS_EVERY = 6
 
 def trained_prediction(unseen: CurveTable, minutes: float) -> np.ndarray:
     """Predictions for ``unseen``, mg/L, by a ``flux`` trained for so many minutes on other drugs and bodies."""
-    config = resolve(RunConfig(training=TrainingConfig(max_minutes=minutes, tensorboard=False)))
+    config = RunConfig(training=TrainingConfig(max_minutes=minutes, tensorboard=False))
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         train(simulate_task("T2", 400, seed=1), config, run)
@@ -67,7 +67,7 @@ def main() -> None:
     """Train, predict, draw, and say how far the lines are from the dots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "img" / "curves.png")
-    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--minutes", type=float, default=2.0)
     args = parser.parse_args()
     unseen = simulate_task("T2", len(COLOURS), seed=2)
     predicted = trained_prediction(unseen, args.minutes)

@@ -46,7 +46,9 @@ def rows(batch: CurveBatch, index: list[int]) -> CurveBatch:
     s, d = batch.system, batch.doses
     names = ("volume_l", "kp", "flow_l_h", "elimination_l_h", "fup", "bp_ratio")
     system = SystemParameters(s.topology, *(getattr(s, n)[index] for n in names))
-    return replace(batch, system=system, doses=DoseEvents(d.time_h[index], d.amount_mg[index], d.duration_h[index]), **pick)
+    return replace(
+        batch, system=system, doses=DoseEvents(d.time_h[index], d.amount_mg[index], d.duration_h[index]), **pick
+    )
 
 
 @pytest.mark.parametrize("topology", ["hub", "circulation"])
@@ -77,12 +79,19 @@ def test_linear_in_dose_and_superposable(kind: str) -> None:
         zero, dose = torch.zeros(3, 1).double(), batch.doses.amount_mg
         first = DoseEvents(zero, dose, zero)
         second = DoseEvents(zero + 4, dose * 2, zero + 1.5)
-        both = DoseEvents(torch.cat((zero, zero + 4), 1), torch.cat((dose, dose * 2), 1), torch.cat((zero, zero + 1.5), 1))
+        both = DoseEvents(
+            torch.cat((zero, zero + 4), 1), torch.cat((dose, dose * 2), 1), torch.cat((zero, zero + 1.5), 1)
+        )
         parts = model(replace(batch, doses=first)) + model(replace(batch, doses=second))
         together = model(replace(batch, doses=both))
         torch.testing.assert_close(together, parts, rtol=1e-8, atol=1e-18)
         before = batch.time_h[0] <= 4
-        assert torch.equal(together[..., before], model(replace(batch, doses=replace(both, amount_mg=both.amount_mg * torch.tensor([1.0, 9.0]))))[..., before])
+        assert torch.equal(
+            together[..., before],
+            model(replace(batch, doses=replace(both, amount_mg=both.amount_mg * torch.tensor([1.0, 9.0]))))[
+                ..., before
+            ],
+        )
 
 
 @pytest.mark.parametrize("topology", ["hub", "circulation"])
@@ -105,7 +114,9 @@ def test_listing_organs_in_another_order_changes_nothing(kind: str, topology: st
     order = np.random.default_rng(1).permutation(batch.system.topology.n_nodes)
     moved = batch.system.topology.permuted(order.tolist())
     s = batch.system
-    system = SystemParameters(moved, s.volume_l[:, order], s.kp[:, order], s.flow_l_h, s.elimination_l_h, s.fup, s.bp_ratio)
+    system = SystemParameters(
+        moved, s.volume_l[:, order], s.kp[:, order], s.flow_l_h, s.elimination_l_h, s.fup, s.bp_ratio
+    )
     with torch.no_grad():
         torch.testing.assert_close(model(replace(batch, system=system)), model(batch), rtol=1e-5, atol=1e-12)
         scrambled = replace(system, kp=s.kp)  # features permuted without identities must matter
@@ -213,7 +224,17 @@ def test_time_grid_does_not_matter() -> None:
     model = make_model("flux", batch)
     some = batch.time_h[:, [0, 7, 30, 99]]
     with torch.no_grad():
-        torch.testing.assert_close(model(replace(batch, time_h=some)), model(batch)[..., [0, 7, 30, 99]], rtol=1e-8, atol=0)
+        torch.testing.assert_close(
+            model(replace(batch, time_h=some)), model(batch)[..., [0, 7, 30, 99]], rtol=1e-8, atol=0
+        )
+
+
+def test_what_never_varied_in_training_cannot_move_a_prediction() -> None:
+    """On the hub fup is always 1 in training: the network's untouched weights for it must stay silent."""
+    batch = make_batch("hub", 2)
+    model = make_model("flux", batch)
+    other = replace(batch.system, fup=batch.system.fup * 0.03)
+    assert torch.equal(model.rates(other), model.rates(batch.system))
 
 
 def test_unfitted_model_and_wrong_topology_are_refused() -> None:

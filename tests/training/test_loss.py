@@ -17,7 +17,7 @@ from perfuse.training.loss import FLOOR_MG_L, CurveLoss, organ_means, organ_weig
 
 
 def value(config: LossConfig, pred: Tensor, batch: CurveBatch) -> Tensor:
-    loss = CurveLoss(config)
+    loss = CurveLoss(config, torch.float64)
     return loss(pred, batch).total / loss.weight(batch).total
 
 
@@ -85,17 +85,19 @@ def test_nan_in_a_value_that_counts_reaches_the_loss(small_batch: CurveBatch) ->
     at = tuple(torch.nonzero(small_batch.mask)[0].tolist())
     pred[at] = torch.nan
     assert not value(EQUAL, pred, small_batch).isfinite()
-    per_curve = CurveLoss(EQUAL).per_curve(pred, small_batch)
+    per_curve = CurveLoss(EQUAL, torch.float64).per_curve(pred, small_batch)
     assert (~per_curve.isfinite()).nonzero().flatten().tolist() == [at[0]]
 
 
-def test_the_loss_is_float32_under_autocast_and_float64_for_float64(small_batch: CurveBatch) -> None:
-    loss = CurveLoss(EQUAL)
+def test_the_loss_is_float32_also_under_autocast_and_float64_when_asked(small_batch: CurveBatch) -> None:
+    loss, exact = CurveLoss(EQUAL), CurveLoss(EQUAL, torch.float64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert loss(prediction(small_batch).detach().bfloat16(), small_batch).total.dtype == torch.float32
-    assert loss(prediction(small_batch), small_batch).total.dtype == torch.float64
-    single = loss(prediction(small_batch).float(), small_batch).total
-    assert single.item() == pytest.approx(loss(prediction(small_batch), small_batch).total.item(), rel=1e-5)
+    single = loss(prediction(small_batch), small_batch).total
+    assert single.dtype == torch.float32
+    double = exact(prediction(small_batch), small_batch).total
+    assert double.dtype == torch.float64
+    assert single.item() == pytest.approx(double.item(), rel=1e-5)
 
 
 # -- weights -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from perfuse.config import OptimizerConfig
+from perfuse.data.batch import CurveBatch
 from perfuse.errors import PerfuseError
+from perfuse.models.base import CurveModel, ParameterRole
+from perfuse.pk.topology import get_topology
 from perfuse.training.optimizer import (
     clip_gradients,
     gradient_norm,
@@ -15,6 +18,7 @@ from perfuse.training.optimizer import (
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
+    set_learning_rates,
 )
 
 
@@ -36,11 +40,41 @@ def test_only_matrices_decay() -> None:
     assert shapes == {0.3: [(1, 4), (4, 3)], 0.0: [(1,), (4,), (4,), (4,)]}
 
 
-def test_a_model_may_exempt_a_matrix() -> None:
-    m = model()
-    m.no_weight_decay = ("0.weight",)  # type: ignore[assignment]
-    groups = make_optimizer(m, OptimizerConfig(lr=0.1, weight_decay=0.3)).param_groups
-    assert [tuple(p.shape) for p in groups[0]["params"]] == [(1, 4)]
+class TwoRoles(CurveModel):
+    """A model whose first layer is told to go faster and whose second to wait."""
+
+    def __init__(self) -> None:
+        super().__init__(get_topology("hub"))
+        self.fast, self.slow = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def parameter_roles(self) -> tuple[ParameterRole, ...]:
+        return ParameterRole(("fast",), lr_scale=3.0), ParameterRole(("",), eps=1e-3, start_fraction=0.4)
+
+    def _fit(self, batch: CurveBatch) -> None:
+        raise AssertionError
+
+    def _predict(self, batch: CurveBatch) -> torch.Tensor:
+        raise AssertionError
+
+
+def test_roles_become_groups_and_a_resting_role_does_not_move() -> None:
+    m = TwoRoles()
+    optimizer = make_optimizer(m, OptimizerConfig(lr=0.1, weight_decay=0.3))
+    seen = {tuple(p.shape): (g["eps"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert seen == {(2, 2): (1e-8, 0.3), (2,): (1e-8, 0.0), (1, 2): (1e-3, 0.3), (1,): (1e-3, 0.0)}
+
+    def rates(step: int, total: int | None) -> list[float]:
+        set_learning_rates(optimizer, 0.1, step, total)
+        return [g["lr"] for g in optimizer.param_groups]
+
+    assert rates(0, None) == rates(39, 100) == pytest.approx([0.3, 0.3, 0.0, 0.0])
+    assert rates(40, 100) == pytest.approx([0.3, 0.3, 0.1, 0.1])
+    before = m.slow.weight.clone(), m.fast.weight.clone()
+    rates(0, 100)
+    m.slow(m.fast(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    assert torch.equal(m.slow.weight, before[0])
+    assert not torch.equal(m.fast.weight, before[1])
 
 
 def test_it_is_adamw() -> None:

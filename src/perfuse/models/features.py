@@ -139,7 +139,8 @@ def log_features(system: SystemParameters) -> LogFeatures:
 class LogStandardiser(nn.Module):
     """ln x minus its mean, over its standard deviation, one pair per kind of quantity (per column for clearances).
 
-    A quantity that never varies in the training split keeps a standard deviation of 1, so that it reads 0 there.
+    A quantity that never varies in the training split gets an infinite standard deviation: it reads 0 always, since
+    nothing could be learned about it.
     """
 
     KINDS = ("volume", "kp", "flow", "fup", "bp_ratio")
@@ -162,7 +163,7 @@ class LogStandardiser(nn.Module):
                 value = value[:, tissue] if kind == "kp" else value
                 mean, sd = value.mean(), value.std(correction=0)
             self.get_buffer(f"{kind}_mean").copy_(mean)
-            self.get_buffer(f"{kind}_sd").copy_(torch.where(sd > 1e-6, sd, 1.0))
+            self.get_buffer(f"{kind}_sd").copy_(torch.where(sd > 1e-6, sd, torch.inf))
 
     def forward(self, logs: LogFeatures, graph: GraphIndex) -> LogFeatures:
         """Standardised features of a batch; Kp of blood nodes reads 0."""

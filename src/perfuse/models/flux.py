@@ -191,10 +191,15 @@ class Flux(LoglinearRates):
         self.standardise = LogStandardiser(topology.n_eliminations)
         self.identity = nn.Embedding(N_IDENTITIES, hidden)
         self.encode = nn.Linear(5 + topology.n_eliminations, hidden)
-        self.layers = nn.ModuleList(_MessageLayer(hidden, len(FLOW_FEATURES), config.dropout) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            _MessageLayer(hidden, len(FLOW_FEATURES), config.dropout) for _ in range(config.layers)
+        )
         self.flow_hidden = _FlowHead(hidden, len(FLOW_FEATURES))
         self.elimination_hidden = nn.Sequential(
-            nn.Linear(hidden + len(ELIMINATION_FEATURES) + topology.n_eliminations, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+            nn.Linear(hidden + len(ELIMINATION_FEATURES) + topology.n_eliminations, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
         )
         self.flow_out = nn.Linear(hidden, 1)
         self.elimination_out = nn.Linear(hidden, 1)

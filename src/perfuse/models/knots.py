@@ -121,7 +121,7 @@ class KnotModel(CurveModel):
         oldest = torch.log1p(elapsed_h.clamp_min(0) / s0)[..., None]
         since = s0 * torch.expm1(newest + (oldest - newest) * self.points)  # (B, D, T, P)
         weight = self.point_weights * (oldest - newest) * (s0 + since) / duration_h[..., None, None]
-        response = self._unit_bolus(log_knots, system, since.flatten(1)).unflatten(-1, since.shape[1:])
+        response = self._unit_bolus(log_knots, system, _shared_rows(since.flatten(1))).unflatten(-1, since.shape[1:])
         return (response * weight.to(response.dtype)[:, None]).sum(-1)
 
     def _superpose(self, log_knots: Tensor, batch: CurveBatch) -> Tensor:
@@ -142,7 +142,7 @@ class KnotModel(CurveModel):
                 duration = torch.where(infused, doses.duration_h, 1.0)[:, columns]
                 response = self._unit_infusion(log_knots, system, since, duration)
             else:
-                response = self._unit_bolus(log_knots, system, since.clamp_min(0).flatten(1))
+                response = self._unit_bolus(log_knots, system, _shared_rows(since.clamp_min(0).flatten(1)))
                 response = response.unflatten(-1, since.shape[1:])
             weight = amount[:, columns] * kind[:, columns, None]
             total = total + (response * weight[:, None]).sum(2)

@@ -57,12 +57,12 @@ class _MatrixTaylor(torch.autograd.Function):
                 out = out @ a4
             c = _COEFFICIENT[4 * block : 4 * block + 4]
             out = out + (c[0] * eye + c[1] * a + c[2] * a2 + c[3] * a3)
-        ctx.save_for_backward(a, a2, a3, a4, *partial)
+        ctx.save_for_backward(a, a2, a4, *partial)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # type: ignore[override]
-        a, a2, a3, a4, *partial = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        a, a2, a4, *partial = ctx.saved_tensors
         grad = grads[0]
         g1, g2, g3, g4 = (torch.zeros_like(a) for _ in range(4))
         for block in range(4):
@@ -89,7 +89,7 @@ class _Squarings(torch.autograd.Function):
         return powers[-1]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0]
         for power in reversed(ctx.saved_tensors):
             grad = torch.baddbmm(grad @ power.mT, power.mT, grad)
@@ -114,7 +114,7 @@ class _Doubling(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         out, *powers = ctx.saved_tensors
         n_times = out.shape[-1]
         grad = grads[0].clone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -72,11 +72,13 @@ class Topology:
     @cached_property
     def organ_node(self) -> np.ndarray:
         """``(O,)`` node that is reported as each organ (``blood`` is the venous node)."""
-        return np.asarray([self.nodes.index("venous" if o == "blood" and "venous" in self.nodes else o) for o in ORGANS])
+        return np.asarray(
+            [self.nodes.index("venous" if o == "blood" and "venous" in self.nodes else o) for o in ORGANS]
+        )
 
     @cached_property
     def node_identity(self) -> np.ndarray:
-        """``(N,)`` what each node is: its organ's index, or 14 for arterial blood (a compartment, no reported organ)."""
+        """``(N,)`` what each node is: its organ's index, or 14 for arterial blood, which is no reported organ."""
         out = np.full(self.n_nodes, len(ORGANS))
         out[self.organ_node] = np.arange(len(ORGANS))
         return out
@@ -141,7 +143,7 @@ def _hub() -> Topology:
 
 def _circulation() -> Topology:
     """Venous -> lung -> arterial -> organs -> venous; gut, spleen and pancreas drain into the liver."""
-    nodes = tuple("venous" if o == "blood" else o for o in ORGANS) + ("arterial",)
+    nodes = (*("venous" if o == "blood" else o for o in ORGANS), "arterial")
     index = {n: i for i, n in enumerate(nodes)}
     edges: list[tuple[int, int]] = []
     columns: list[dict[str, float]] = []
@@ -184,7 +186,7 @@ def _circulation() -> Topology:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_topology(name: str) -> Topology:
     """The named topology (one shared object per name).
 

@@ -31,7 +31,7 @@ from perfuse.training.interrupt import Interrupted, Interruption
 from perfuse.training.keeper import Keeper, Learner
 from perfuse.training.logs import RunLogs
 from perfuse.training.loss import CurveLoss
-from perfuse.training.optimizer import clip_gradients, gradient_norm, gradients
+from perfuse.training.optimizer import clip_gradients, gradient_norm, gradients, set_learning_rates
 from perfuse.training.precision import LossScaler
 from perfuse.training.progress import ProgressDisplay
 from perfuse.training.record import CheckpointState, IntervalRecord, PlanRecord, PlateauRecord, ProgressRecord
@@ -261,9 +261,8 @@ class Trainer:
             self._skip(micros)
             return
         clip_gradients(grads, norm, self.config.optimizer.clip)
-        lr = parts.schedule.lr(self.progress.step)
-        for group in learner.optimizer.param_groups:
-            group["lr"] = lr
+        step = self.progress.step
+        set_learning_rates(learner.optimizer, parts.schedule.lr(step), step, self.plan.total_steps)
         learner.optimizer.step()
         parts.scaler.update()
         if learner.ema is not None:

@@ -85,12 +85,17 @@ def organ_weights(weight: Mapping[str, float]) -> Tensor:
 class CurveLoss:
     """The configured loss.
 
+    Args:
+        config: Kind, organ weights, treatment of censored values.
+        dtype: What errors are computed in: float32 in training; float64 for checks of exactness.
+
     Raises:
         InputError: as ``organ_weights``.
     """
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, dtype: torch.dtype = torch.float32) -> None:
         self.config = config
+        self.dtype = dtype
         self._weights = organ_weights(config.organ_weight)
         self._on_device: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
@@ -105,7 +110,7 @@ class CurveLoss:
         return LossWeight(float(count.to(torch.float64) @ self._weights), count, censored)
 
     def __call__(self, pred_mg_l: Tensor, batch: CurveBatch, has_censored: bool | None = None) -> LossSum:
-        """Sums over a batch, in float32 (float64 if the prediction is), outside autocast.
+        """Sums over a batch, outside autocast.
 
         Args:
             pred_mg_l: Predictions, mg/L, ``(B, O, T)``.
@@ -130,11 +135,10 @@ class CurveLoss:
     def _values(self, pred: Tensor, batch: CurveBatch, has_censored: bool) -> Tensor:
         """Loss of each value, ``(B, O, T)``; 0, with a gradient of 0, where it does not count."""
         counts = self._counts(batch)
-        dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
         # Blank both sides before the arithmetic: a masked infinity would otherwise give a gradient of 0 * inf.
-        one = torch.ones((), dtype=dtype, device=pred.device)
-        pred = torch.where(counts, pred.to(dtype), one)
-        true = torch.where(counts, batch.conc_mg_l.to(dtype), one)
+        one = torch.ones((), dtype=self.dtype, device=pred.device)
+        pred = torch.where(counts, pred.to(self.dtype), one)
+        true = torch.where(counts, batch.conc_mg_l.to(self.dtype), one)
         if self.config.kind in ("log_mse", "log_huber"):
             residual = pred.clamp_min(FLOOR_MG_L).log() - true.clamp_min(FLOOR_MG_L).log()
         elif self.config.kind == "log1p":

@@ -12,35 +12,52 @@ from torch import Tensor, nn
 
 from perfuse.config import OptimizerConfig
 from perfuse.errors import PerfuseError
+from perfuse.models.base import CurveModel, ParameterRole
 
 
-def decayed(name: str, parameter: nn.Parameter, exempt: frozenset[str]) -> bool:
-    """Whether weight decay applies: to matrices, never to biases, scales or names that the model exempts."""
-    return parameter.dim() >= 2 and not name.endswith("bias") and name not in exempt
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices, never to biases and scales."""
+    return parameter.dim() >= 2 and not name.endswith("bias")
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW on a model's trainable parameters: one group with weight decay and one without.
+    """AdamW on a model's trainable parameters: for each of the model's roles a group with weight decay and one without.
 
-    A model may name parameters that must not decay in an attribute ``no_weight_decay``.
+    Groups carry the role's ``lr_scale`` and ``start_fraction``; ``set_learning_rates`` applies them at every step.
 
     Raises:
         PerfuseError: if ``config.lr`` is not resolved or the model has nothing to train.
     """
     if config.lr is None:
         raise PerfuseError("the learning rate is not resolved: call perfuse.config.resolve first")
-    exempt = frozenset(getattr(model, "no_weight_decay", ()))
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    if not named:
+    roles = model.parameter_roles() if isinstance(model, CurveModel) else (ParameterRole(),)
+    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            role = next(i for i, r in enumerate(roles) if name.startswith(r.prefixes))
+            members.setdefault((role, decays(name, parameter)), []).append(parameter)
+    if not members:
         raise PerfuseError("the model has no trainable parameter")
     groups = [
-        {"params": [p for n, p in named if decayed(n, p, exempt)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in named if not decayed(n, p, exempt)], "weight_decay": 0.0},
-    ]
+        {
+            "params": parameters, "weight_decay": config.weight_decay if decay else 0.0, "eps": roles[role].eps,
+            "lr_scale": roles[role].lr_scale, "start_fraction": roles[role].start_fraction,
+        }
+        for (role, decay), parameters in sorted(members.items(), key=lambda item: item[0])
+    ]  # fmt: skip
     # The fused kernel does all parameters in one call: 0.3 ms instead of 1.7 ms for 40 small tensors on a CPU.
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=(config.beta1, config.beta2), fused=True
-    )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, lr: float, step: int, total_steps: int | None) -> None:
+    """Give every group its rate for update number ``step``; a role that still rests gets 0.
+
+    While the length of the run is not known (the first steps of a wall-clock budget) such a role rests.
+    """
+    for group in optimizer.param_groups:
+        start = group["start_fraction"]
+        rests = start > 0 and (total_steps is None or step < start * total_steps)
+        group["lr"] = 0.0 if rests else lr * group["lr_scale"]
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
