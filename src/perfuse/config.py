@@ -188,9 +188,9 @@ class RunConfig(_Frozen):
 _MODEL_DEFAULTS: dict[str, tuple[float, int, int]] = {
     "flux": (1e-2, 64, 200),
     "loglinear-rates": (3e-2, 64, 200),
-    "recurrent": (3e-3, 128, 60),
-    "lstm": (3e-3, 128, 100),
-    "mlp": (2e-3, 128, 200),
+    "recurrent": (8e-3, 128, 20),
+    "lstm": (6e-3, 128, 50),
+    "mlp": (5e-3, 128, 100),
 }
 
 

@@ -189,7 +189,7 @@ def test_accuracy_runs_on_tiny_budgets(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(accuracy, "perfuse", in_process)  # a process of its own takes seconds to start
     fresh = accuracy.dataset(tmp_path, 6, 1 + accuracy.FRESH_SEED_OFFSET)
-    outcome = accuracy.run_job(accuracy.Job("flux", 12, 0.03), 1, tmp_path, fresh)
+    outcome = accuracy.run_job(accuracy.Job("flux", 12, 0.15), 1, tmp_path, fresh)
     assert outcome.evaluation["n_curves"] == 6
     assert outcome.gmfe >= 1
     assert {"mean-curve", "5-nearest"} <= set(outcome.beside)

@@ -2,7 +2,7 @@
 
 No ratio and no textbook constant enters here: what flow divided by volume means is for a model to learn.
 
-Axis legend: B batch, N nodes, E flow edges, M eliminations.
+Axis legend: B batch, N nodes, E flow edges, M eliminations, H hidden.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class GraphIndex:
         ends: ``(E, 2 N)``: adds what source and target nodes send to each edge (products with constant matrices are
             faster than gathers, whose gradients scatter).
         inflow: ``(N, E)``: sums edges into their target nodes.
+        edge_class: ``(E,)``: 2 x source is blood + target is blood.
+        organ_node: ``(14,)`` node of each reported organ.
         identity: ``(N,)`` node identities (organ index; 14 is arterial blood).
         is_blood: ``(N,)`` bool.
         elimination_source: ``(M,)``.
@@ -43,6 +45,8 @@ class GraphIndex:
     target: Tensor
     ends: Tensor
     inflow: Tensor
+    edge_class: Tensor
+    organ_node: Tensor
     identity: Tensor
     is_blood: Tensor
     elimination_source: Tensor
@@ -55,7 +59,8 @@ class GraphIndex:
 def _graph_index(topology: Topology, device: str) -> GraphIndex:
     edge_index = torch.as_tensor(topology.edge_index)
     source_of, target_of = (functional.one_hot(end, topology.n_nodes).float() for end in edge_index)
-    drains_blood = torch.as_tensor(topology.is_blood)[edge_index[0]]
+    is_blood = torch.as_tensor(topology.is_blood)
+    drains_blood, fills_blood = is_blood[edge_index]
     from_blood, from_tissue = drains_blood.nonzero()[:, 0], (~drains_blood).nonzero()[:, 0]
     eliminations = topology.n_edges + torch.arange(topology.n_eliminations)
     return GraphIndex(
@@ -63,13 +68,28 @@ def _graph_index(topology: Topology, device: str) -> GraphIndex:
         target=edge_index[1].to(device),
         ends=torch.cat((source_of, target_of), 1).to(device),
         inflow=target_of.T.contiguous().to(device),
+        edge_class=(2 * drains_blood.long() + fills_blood.long()).to(device),
+        organ_node=torch.as_tensor(topology.organ_node).to(device),
         identity=torch.as_tensor(topology.node_identity).to(device),
-        is_blood=torch.as_tensor(topology.is_blood).to(device),
+        is_blood=is_blood.to(device),
         elimination_source=torch.tensor([e.source for e in topology.eliminations]).to(device),
         from_blood=from_blood.to(device),
         from_tissue=from_tissue.to(device),
         edge_order=torch.cat((from_blood, from_tissue, eliminations)).argsort().to(device),
     )
+
+
+def at_edges(sent: Tensor, graph: GraphIndex) -> Tensor:
+    """Source's part plus target's part of what nodes send, ``(E, B, H)`` from ``(N, B, 2 H)``."""
+    n, b, _ = sent.shape
+    both = torch.cat(sent.chunk(2, -1)).reshape(2 * n, -1)
+    return (graph.ends.to(sent.dtype) @ both).view(len(graph.ends), b, -1)
+
+
+def into_nodes(message: Tensor, graph: GraphIndex) -> Tensor:
+    """Sum of the messages into each node, ``(N, B, H)`` from ``(E, B, H)``."""
+    summed = graph.inflow.to(message.dtype) @ message.flatten(1)
+    return summed.view(len(graph.inflow), *message.shape[1:])
 
 
 def graph_index(topology: Topology, device: torch.device) -> GraphIndex:

@@ -29,7 +29,9 @@ from perfuse.models.features import (
     LogFeatures,
     LogStandardiser,
     Whitener,
+    at_edges,
     graph_index,
+    into_nodes,
     log_features,
 )
 from perfuse.pk.mechanistic import (
@@ -139,13 +141,6 @@ class LoglinearRates(CurveModel):
         return in_matrix(batch, organ_concentrations(batch.system, self.amounts(batch)))
 
 
-def _at_edges(sent: Tensor, graph: GraphIndex) -> Tensor:
-    """``(E, B, H)``: source's part plus target's part of what nodes send, ``(N, B, 2 H)``."""
-    n, b, h2 = sent.shape
-    both = torch.cat(sent.chunk(2, -1)).reshape(2 * n, -1)
-    return (graph.ends.to(sent.dtype) @ both).view(-1, b, h2 // 2)
-
-
 class _MessageLayer(nn.Module):
     """h_i <- h_i + update(h_i, mean over inflows of message(h_source, h_target, edge))."""
 
@@ -159,9 +154,8 @@ class _MessageLayer(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: GraphIndex) -> Tensor:
         """``(N, B, H)`` from nodes ``(N, B, H)`` and edge features ``(E, B, F)``."""
-        message = functional.silu(_at_edges(self.ends(nodes), graph) + self.edge(edges))
-        mean = graph.inflow / graph.inflow.sum(1, keepdim=True).clamp_min(1)
-        inflow = (mean.to(message.dtype) @ message.flatten(1)).view_as(nodes)
+        message = functional.silu(at_edges(self.ends(nodes), graph) + self.edge(edges))
+        inflow = into_nodes(message, graph) / graph.inflow.sum(1).clamp_min(1)[:, None, None].to(message.dtype)
         update = functional.silu(self.keep(nodes) + self.inflow(inflow))
         return nodes + self.dropout(update)
 
@@ -177,7 +171,7 @@ class _FlowHead(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: GraphIndex) -> Tensor:
         """``(E, B, H)``."""
-        joint = functional.silu(_at_edges(self.ends(nodes), graph) + self.edge(edges))
+        joint = functional.silu(at_edges(self.ends(nodes), graph) + self.edge(edges))
         return functional.silu(self.mix(joint))
 
 

@@ -12,16 +12,21 @@ Axis legend: N nodes, E flow edges, M eliminations, B batch, H hidden, A attenti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from perfuse.config import RecurrentConfig
 from perfuse.data.batch import CurveBatch
-from perfuse.models.features import N_IDENTITIES, LogStandardiser, graph_index, log_features
+from perfuse.models.features import (
+    N_IDENTITIES,
+    GraphIndex,
+    LogStandardiser,
+    at_edges,
+    graph_index,
+    into_nodes,
+    log_features,
+)
 from perfuse.models.knots import KnotModel
 from perfuse.pk.system import SystemParameters
 from perfuse.pk.topology import Topology
@@ -32,36 +37,6 @@ _EDGE_CLASSES = 4
 """Tissue or blood at either end."""
 
 
-@dataclass(frozen=True)
-class _Wiring:
-    """A topology's constant matrices, float32.
-
-    Attributes:
-        ends: ``(E, 2 N)``: adds what the source and the target send to each edge.
-        inflow: ``(N, E)``: sums edges into their targets.
-        edge_class: ``(E,)``: 2 x source is blood + target is blood.
-        organ_node: ``(14,)``.
-    """
-
-    ends: Tensor
-    inflow: Tensor
-    edge_class: Tensor
-    organ_node: Tensor
-
-
-@lru_cache(maxsize=32)
-def _wiring(topology: Topology, device: str) -> _Wiring:
-    source, target = (torch.as_tensor(row) for row in topology.edge_index)
-    one_hot = [functional.one_hot(end, topology.n_nodes).float() for end in (source, target)]
-    is_blood = torch.as_tensor(topology.is_blood).long()
-    return _Wiring(
-        ends=torch.cat(one_hot, 1).to(device),
-        inflow=one_hot[1].T.contiguous().to(device),
-        edge_class=(2 * is_blood[source] + is_blood[target]).to(device),
-        organ_node=torch.as_tensor(topology.organ_node).to(device),
-    )
-
-
 class _MessageLayer(nn.Module):
     """Gated sum of messages over incoming flow edges."""
 
@@ -69,13 +44,9 @@ class _MessageLayer(nn.Module):
         super().__init__()
         self.ends = nn.Linear(hidden, 4 * hidden, bias=False)
 
-    def forward(self, state: Tensor, edge_part: Tensor, wiring: _Wiring) -> Tensor:
+    def forward(self, state: Tensor, edge_part: Tensor, graph: GraphIndex) -> Tensor:
         """Messages into every node, ``(N, B, H)``; ``edge_part``, ``(E, B, 2 H)``, is the edges' own."""
-        n, b, h = state.shape
-        sent = self.ends(state)  # (N, B, 4 H): source's part, target's part
-        both = torch.cat((sent[..., : 2 * h], sent[..., 2 * h :])).reshape(2 * n, -1)
-        message = functional.glu((wiring.ends.to(sent.dtype) @ both).view(-1, b, 2 * h) + edge_part)  # (E, B, H)
-        return (wiring.inflow.to(message.dtype) @ message.flatten(1)).view(n, b, h)
+        return into_nodes(functional.glu(at_edges(self.ends(state), graph) + edge_part), graph)
 
 
 class _OrganAttention(nn.Module):
@@ -121,14 +92,14 @@ class Recurrent(KnotModel):
     def _fit_features(self, system: SystemParameters) -> None:
         self.features.fit(system)
 
-    def _encode(self, system: SystemParameters, wiring: _Wiring) -> tuple[Tensor, Tensor]:
+    def _encode(self, system: SystemParameters, graph: GraphIndex) -> tuple[Tensor, Tensor]:
         """Nodes ``(N, B, H)`` and edges ``(E, B, H)``."""
-        graph, dtype = graph_index(system.topology, system.kp.device), self.head.weight.dtype
+        dtype = self.head.weight.dtype
         logs = self.features(log_features(system), graph)
         drug = torch.stack((logs.fup, logs.bp_ratio, *logs.elimination.unbind(-1)), -1)  # (B, 2 + M)
         nodes = self.node_encoder(logs.on_nodes(graph).transpose(0, 1).to(dtype))
         nodes = nodes + self.identity(graph.identity)[:, None] + self.drug_encoder(drug.to(dtype))
-        edges = self.edge_encoder(logs.flow.T[..., None].to(dtype)) + self.edge_class(wiring.edge_class)[:, None]
+        edges = self.edge_encoder(logs.flow.T[..., None].to(dtype)) + self.edge_class(graph.edge_class)[:, None]
         return functional.silu(nodes), functional.silu(edges)
 
     def _step_times(self, dtype: torch.dtype) -> Tensor:
@@ -143,25 +114,25 @@ class Recurrent(KnotModel):
 
     def _standardised_knots(self, batch: CurveBatch) -> Tensor:
         dtype = self.head.weight.dtype
-        wiring = _wiring(batch.system.topology, str(batch.time_h.device))
-        nodes, edges = self._encode(batch.system, wiring)
+        graph = graph_index(batch.system.topology, batch.time_h.device)
+        nodes, edges = self._encode(batch.system, graph)
         edge_parts = [edge(edges) for edge in self.edge_parts]  # (E, B, 2 H), once per curve
         constant = self.update_node(nodes)  # (N, B, 3 H)
         state = torch.tanh(self.start(nodes))
         states = []
         for from_time in self.update_time(self._step_times(dtype)).unbind(0):
-            state = self._step(state, constant + from_time, edge_parts, wiring)
+            state = self._step(state, constant + from_time, edge_parts, graph)
             states.append(state)
-        organs = torch.stack(states, 2)[wiring.organ_node]  # (O, B, steps, H)
+        organs = torch.stack(states, 2)[graph.organ_node]  # (O, B, steps, H)
         with torch.autocast(organs.device.type, enabled=False):
             deviations = self.head(functional.silu(self.decoder(self.dropout(organs.to(dtype)))))  # (O, B, steps, S)
         return deviations.flatten(2).transpose(0, 1)
 
-    def _step(self, state: Tensor, constant: Tensor, edge_parts: list[Tensor], wiring: _Wiring) -> Tensor:
+    def _step(self, state: Tensor, constant: Tensor, edge_parts: list[Tensor], graph: GraphIndex) -> Tensor:
         """One GRU update per organ from messages and attention (Cho K et al. EMNLP 2014)."""
-        heard = self.messages[0](state, edge_parts[0], wiring)
+        heard = self.messages[0](state, edge_parts[0], graph)
         for layer, mix, edge_part in zip(self.messages[1:], self.between, edge_parts[1:], strict=True):
-            heard = layer(state + mix(heard), edge_part, wiring)
+            heard = layer(state + mix(heard), edge_part, graph)
         heard = self.dropout(heard + self.attention(state))
         from_input = self.update_input(heard) + constant
         from_state = self.update_state(state)
