@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .PHONY: help demo test lint types docs docs-check bench-quick clean
 
 help:
-	@echo "make demo         install, simulate, train, evaluate, report (about 4 minutes on two cores)"
+	@echo "make demo         install, simulate, train, evaluate, report (about 3 minutes on two cores)"
 	@echo "make test         install, run the tests"
 	@echo "make lint         ruff: rules and formatting"
 	@echo "make types        mypy"

@@ -31,7 +31,12 @@ def judge(run: Path, data: Path, report: Path) -> dict[str, object]:
 
 def _row(name: str, result: dict[str, object]) -> tuple[str, ...]:
     exposure = result.get("exposure")
-    cells = [name, f"{result['gmfe']:.6f}".rstrip("0").ljust(5, "0"), f"{result['within_1_25']:.1%}", f"{result['within_2']:.1%}"]
+    cells = [
+        name,
+        f"{result['gmfe']:.6f}".rstrip("0").ljust(5, "0"),
+        f"{result['within_1_25']:.1%}",
+        f"{result['within_2']:.1%}",
+    ]
     for kind in ("cmax", "auc", "half_life"):
         one = exposure.get(kind) if isinstance(exposure, dict) else None
         known = isinstance(one, dict) and one.get("gmfe") is not None

@@ -146,10 +146,7 @@ def _print_config(config: RunConfig) -> None:
     from perfuse.config import resolve
     from perfuse.training.run import config_toml
 
-    resolved = resolve(config)
-    if config.training.max_minutes is not None and config.training.epochs is None:  # the clock alone decides
-        resolved = resolved.model_copy(update={"training": resolved.training.model_copy(update={"epochs": None})})
-    print(config_toml(resolved), end="")
+    print(config_toml(resolve(config)), end="")
 
 
 @app.command

@@ -5,6 +5,7 @@ Imports nothing of ours but errors. A run's folder keeps the resolved configurat
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,26 +185,32 @@ class RunConfig(_Frozen):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
 
 
-# Defaults that depend on the model: learning rate, curves per batch, epochs.
-_MODEL_DEFAULTS: dict[str, tuple[float, int, int]] = {
-    "flux": (1e-2, 64, 200),
-    "loglinear-rates": (3e-2, 64, 200),
-    "recurrent": (8e-3, 128, 20),
-    "lstm": (6e-3, 128, 50),
-    "mlp": (5e-3, 128, 100),
+# Defaults that depend on the model: learning rate, curves per batch, epochs, and the steps that a small data set gets
+# at least.
+_MODEL_DEFAULTS: dict[str, tuple[float, int, int, int]] = {
+    "flux": (1e-2, 256, 50, 2000),
+    "loglinear-rates": (3e-2, 256, 50, 1000),
+    "recurrent": (8e-3, 128, 20, 1000),
+    "lstm": (6e-3, 128, 50, 1000),
+    "mlp": (5e-3, 128, 100, 2000),
 }
 
 
-def resolve(config: RunConfig) -> RunConfig:
-    """The configuration with every model-dependent default filled in."""
-    lr, batch_size, epochs = _MODEL_DEFAULTS[config.model.name]
+def resolve(config: RunConfig, n_train: int | None = None) -> RunConfig:
+    """The configuration with every model-dependent default filled in.
+
+    Epochs that are not set depend on the size of the training split, ``n_train``: few curves are passed over more
+    often, so that the run has steps enough to learn anything. Without it, or with a wall-clock budget, which then
+    decides alone, they stay unset.
+    """
+    lr, batch_size, epochs, least_steps = _MODEL_DEFAULTS[config.model.name]
+    batch_size = config.training.batch_size or batch_size
+    chosen = config.training.epochs
+    if chosen is None and n_train is not None and config.training.max_minutes is None:
+        steps_per_epoch = math.ceil(math.ceil(n_train / batch_size) / config.training.accumulate)
+        chosen = max(epochs, math.ceil(least_steps / steps_per_epoch))
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.lr or lr})
-    training = config.training.model_copy(
-        update={
-            "batch_size": config.training.batch_size or batch_size,
-            "epochs": config.training.epochs or epochs,
-        }
-    )
+    training = config.training.model_copy(update={"batch_size": batch_size, "epochs": chosen})
     return config.model_copy(update={"optimizer": optimizer, "training": training})
 
 

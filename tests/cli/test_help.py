@@ -13,7 +13,7 @@ import pytest
 import perfuse
 from perfuse.cli import app, run
 from perfuse.cli_options import FLAG_KEYS, TrainOptions, build_config, flag_of
-from perfuse.config import MODEL_CONFIGS, RunConfig
+from perfuse.config import MODEL_CONFIGS, RunConfig, resolve
 
 COMMANDS = ("demo", "simulate", "train", "evaluate", "predict", "report", "info", "convert")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -99,3 +99,45 @@ def test_the_documentation_lists_every_option() -> None:
     keys += sorted({f"model.{name}" for config in MODEL_CONFIGS.values() for name in config.model_fields})
     assert [key for key in ["seed", *keys] if f"`{key}`" not in text] == []
     assert [flag_of(f.name) for f in fields(TrainOptions) if f"`{flag_of(f.name)}`" not in text] == []
+
+
+def shown(value: object) -> str:
+    """A default as the documentation writes it."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """First cell -> cells, of every table row that begins with a code word."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in rows}
+
+
+def test_the_documentation_shows_the_real_defaults_and_flags() -> None:
+    rows = rows_of((DOCS / "training.md").read_text(encoding="utf-8").split("\n## Model")[0])
+    flags = {key: flag_of(name) for name, key in FLAG_KEYS.items()}
+    for key in rows:
+        node: object = RunConfig()
+        for part in key.split("."):
+            node = getattr(node, part)
+        if not isinstance(node, dict):
+            assert rows[key][1] == shown(node), key
+            assert rows[key][2] == (f"`{flags[key]}`" if key in flags else ""), key
+    assert set(flags.values()) >= {"--lr", "--seed"}
+
+
+def test_the_documentation_shows_each_models_own_defaults() -> None:
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    rows = rows_of(text.split("\n## Model")[1].split("\n## ")[0])
+    assert len(rows) > 8
+    for column, name in enumerate(MODEL_CONFIGS, start=2):
+        config = resolve(RunConfig.model_validate({"model": {"name": name}}))
+        for key, row in rows.items():
+            section, _, field = key.partition(".")
+            if field == "name":
+                continue
+            value = getattr(getattr(config, section), field, "")
+            assert row[column] == (shown(value) if value != "" else ""), (name, key)

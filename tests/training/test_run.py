@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from perfuse.config import RunConfig, load_config
+from perfuse.config import RunConfig, load_config, resolve
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.training.checkpoint import load_checkpoint
@@ -372,7 +372,7 @@ def test_a_machine_that_becomes_slower_gets_a_shorter_schedule(
     result = train(small_table, c, tmp_path / "run")
     assert result.ending == "completed"
     assert time.monotonic() - started < 6 + 2
-    assert lines(tmp_path / "run")[-1]["lr"] == pytest.approx(2e-5)
+    assert lines(tmp_path / "run")[-1]["lr"] == pytest.approx(0.01 * (resolve(c).optimizer.lr or 0))
     assert load_checkpoint(tmp_path / "run" / "last").state.plan.total_steps == result.steps
 
 
@@ -455,6 +455,19 @@ def test_global_settings_are_as_before(small_table: CurveTable, config: MakeConf
 
 
 def test_config_is_recorded_as_resolved(small_table: CurveTable, config: MakeConfig, tmp_path: Path) -> None:
-    train(small_table, config("mlp", training={"epochs": 1}), tmp_path / "run")
+    c = config("mlp", training={"epochs": 1})
+    train(small_table, c, tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["config"]
-    assert stored["optimizer"]["lr"] == load_config(tmp_path / "run" / "config.toml").optimizer.lr == 2e-3
+    assert stored["optimizer"]["lr"] == load_config(tmp_path / "run" / "config.toml").optimizer.lr
+    assert stored["optimizer"]["lr"] == resolve(c).optimizer.lr is not None
+
+
+def test_few_curves_get_more_epochs_unless_told_otherwise() -> None:
+    few, many = resolve(RunConfig(), 64).training.epochs, resolve(RunConfig(), 18_000).training.epochs
+    assert few is not None
+    assert many is not None
+    assert few >= 2000 > 100 >= many
+    asked = RunConfig.model_validate({"training": {"epochs": 7}})
+    assert resolve(asked, 64).training.epochs == 7
+    clock = RunConfig.model_validate({"training": {"max_minutes": 1.0}})
+    assert resolve(clock, 64).training.epochs is None

@@ -50,7 +50,12 @@ class CurveBatch:
         return replace(self, system=self.system.to(device), doses=self.doses.to(device), **moved)
 
 
+def blood_factor(batch: CurveBatch) -> Tensor:
+    """What turns each curve's blood into its matrix, ``(B,)``: 1 / (B:P) where plasma is wanted, else 1."""
+    return torch.where(batch.is_plasma, 1 / batch.system.bp_ratio, 1.0)
+
+
 def in_matrix(batch: CurveBatch, conc_mg_l: Tensor) -> Tensor:
     """Blood concentrations ``(B, O, T)`` with the blood row turned into plasma where the curve wants it."""
-    factor = torch.where(batch.is_plasma, 1 / batch.system.bp_ratio, 1.0).to(conc_mg_l.dtype)
-    return torch.cat((conc_mg_l[:, :1] * factor[:, None, None], conc_mg_l[:, 1:]), 1)
+    blood = conc_mg_l[:, :1] * blood_factor(batch).to(conc_mg_l.dtype)[:, None, None]
+    return torch.cat((blood, conc_mg_l[:, 1:]), 1)

@@ -1,22 +1,65 @@
-"""The report's charts, from what an evaluation and a run's ``metrics.jsonl`` hold."""
+"""The report's charts as plotly figures, from what an evaluation and a run's ``metrics.jsonl`` hold."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from markupsafe import Markup
+import plotly.graph_objects as go
 
+from perfuse.evaluation.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    THEME,
+    Chart,
+    compact,
+    literal,
+    log_axis,
+    log_range,
+    show_number,
+)
 from perfuse.evaluation.results import StoredCurves
-from perfuse.evaluation.svg import BLUE, GREEN, INK, ORANGE, PURPLE, Axis, Plot, show_number
 from perfuse.pk.physiology import ORGANS
 
 Line = Mapping[str, object]
+FEW_VALUES = 1500
+"""Up to so many values predicted-versus-true shows points, above a density."""
 _SPARSE = 25
 """Up to so many observations a true curve is drawn as points, above as a line."""
 _MOST_DENSITY_BINS = 70
-FEW_VALUES = 1500
-"""Up to so many values predicted-versus-true shows points, above a density."""
+_MOST_STEPS = 400
+"""Validations drawn in a training curve."""
+_MOST_TIMES = 150
+"""Times drawn of one curve of a case."""
+_DENSITY = [[0.0, "#c6dbef"], [0.35, "#6baed6"], [0.7, "#08519c"], [1.0, "#03132b"]]
+_CONCENTRATION = "concentration, mg/L"
+
+
+def loss_chart(lines: Sequence[Line], loss: str = "") -> Chart:
+    """Training and validation loss over steps; ``loss`` names which."""
+    train, val = _series(lines, "train_loss"), _series(lines, "val_loss")
+    series = [("training", train, ORANGE, "dash"), ("validation", val, BLUE, "solid")]
+    described = f"training ends at {_last(train)}, validation at {_last(val)}"
+    return _over_steps(lines, series, "Loss", f"loss ({loss})" if loss else "loss", described)
+
+
+def rate_chart(lines: Sequence[Line]) -> Chart:
+    """Learning rate over steps."""
+    lr = _series(lines, "lr")
+    described = f"from {show_number(float(lr[0]))} to {_last(lr)}"
+    return _over_steps(lines, [("learning rate", lr, GREEN, "solid")], "Learning rate", "learning rate", described)
+
+
+def gradient_chart(lines: Sequence[Line]) -> Chart:
+    """Gradient norm before clipping over steps."""
+    norm = _series(lines, "grad_norm")
+    series = [("gradient norm", norm, PURPLE, "solid")]
+    return _over_steps(lines, series, "Gradient norm, before clipping", "gradient norm", f"ends at {_last(norm)}")
 
 
 def _series(lines: Sequence[Line], key: str) -> np.ndarray:
@@ -24,137 +67,157 @@ def _series(lines: Sequence[Line], key: str) -> np.ndarray:
     return np.asarray([float(v) if isinstance(v, int | float) else np.nan for v in values])
 
 
-def loss_chart(lines: Sequence[Line]) -> Markup:
-    """Training and validation loss over steps."""
-    step, train, val = (_series(lines, key) for key in ("step", "train_loss", "val_loss"))
-    plot = Plot(
-        Axis.around(step, "optimiser step"), Axis.around(np.concatenate((train, val)), "loss", log=True),
-        "Loss", f"training ends at {_last(train)}, validation at {_last(val)}",
-    )  # fmt: skip
-    plot.line(step, train, ORANGE, "training", "5 3")
-    plot.line(step, val, BLUE, "validation")
-    _tips(plot, step, val, BLUE, "validation loss")
-    return plot.render()
-
-
-def rate_chart(lines: Sequence[Line]) -> Markup:
-    """Learning rate over steps."""
-    step, lr = _series(lines, "step"), _series(lines, "lr")
-    plot = Plot(Axis.around(step, "optimiser step"), Axis.around(lr, "learning rate", log=True), "Learning rate",
-                f"from {show_number(float(lr[0]))} to {_last(lr)}")  # fmt: skip
-    plot.line(step, lr, GREEN)
-    _tips(plot, step, lr, GREEN, "learning rate")
-    return plot.render()
-
-
-def gradient_chart(lines: Sequence[Line]) -> Markup:
-    """Gradient norm before clipping over steps."""
-    step, norm = _series(lines, "step"), _series(lines, "grad_norm")
-    plot = Plot(Axis.around(step, "optimiser step"), Axis.around(norm, "gradient norm", log=True),
-                "Gradient norm, before clipping", f"ends at {_last(norm)}")  # fmt: skip
-    plot.line(step, norm, PURPLE)
-    _tips(plot, step, norm, PURPLE, "gradient norm")
-    return plot.render()
-
-
 def _last(values: np.ndarray) -> str:
     good = values[np.isfinite(values)]
     return show_number(float(good[-1])) if len(good) else "no value"
 
 
-def _tips(plot: Plot, xs: np.ndarray, ys: np.ndarray, color: str, what: str) -> None:
-    """Small markers with tooltips, at most 60 of them."""
-    keep = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), 60)).astype(int))
-    tips = [f"step {show_number(float(xs[i]))}: {what} {show_number(float(ys[i]))}" for i in keep]
-    plot.points(xs[keep], ys[keep], color, tips=tips, size=2.2)
+def _over_steps(
+    lines: Sequence[Line], series: Sequence[tuple[str, np.ndarray, str, str]], title: str, label: str, described: str
+) -> Chart:
+    """Lines over optimiser steps: (name, values, colour, dash) each; log scale unless a value is not positive."""
+    everything = np.concatenate([values for _, values, _, _ in series])
+    log = not (everything <= 0).any()
+    keep = _thinned(len(lines), _MOST_STEPS)
+    step = compact(_series(lines, "step")[keep])
+    mode = "lines" if len(keep) > 40 else "lines+markers"
+    figure = go.Figure(layout={"template": THEME, "hovermode": "x unified", "showlegend": len(series) > 1})
+    for name, values, color, dash in series:
+        figure.add_scatter(
+            x=step, y=compact(values[keep], positive=log), name=name, mode=mode,
+            line={"color": color, "width": 2, "dash": dash}, marker={"size": 4},
+            hovertemplate=f"{name} %{{y:.4~g}}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(
+        title_text="optimiser step", tickformat=",d", nticks=6, unifiedhovertitle={"text": "step %{x:,d}"}
+    )
+    figure.update_yaxes(log_axis(label, log_range(everything)) if log else {"title": {"text": label}})
+    return Chart(title, described, figure, 290)
 
 
-def scatter_chart(curves: StoredCurves) -> Markup:
+def _thinned(n: int, most: int) -> np.ndarray:
+    """At most ``most`` evenly spaced numbers of 0..n-1, both ends among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)) if n else np.zeros(0, dtype=int)
+
+
+def scatter_chart(curves: StoredCurves) -> Chart:
     """Predicted against true concentration: density of all values, or the values when they are few."""
     counts, edges = curves.density, curves.log10_edges
     total = int(counts.sum())
     used = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1)) > 0)
-    few = total <= FEW_VALUES
-    if not len(used):
-        low, high = -1.0, 1.0
+    low, high = (edges[used[0]] - 0.1, edges[used[-1] + 1] + 0.1) if len(used) else (-1.0, 1.0)
+    span = round(float(low), 4), round(float(high), 4)
+    figure = go.Figure(layout={"template": THEME, "hovermode": "closest"})
+    hover = "true %{x:.3~g} mg/L<br>predicted %{y:.3~g} mg/L"
+    if total > FEW_VALUES:
+        figure.add_trace(_density(counts, edges, used, hover))
     else:
-        low, high = edges[used[0]], edges[used[-1] + 1]
-    # A handful of floored predictions should not squeeze everything else into a corner.
-    axis_label = "concentration, mg/L"
-    x = Axis(10 ** (low - 0.1), 10 ** (high + 0.1), f"true {axis_label}", True)
-    plot = Plot(
-        x, Axis(x.low, x.high, f"predicted {axis_label}", True), "Predicted against true, all organs and times > 0",
-        f"{total} values; most lie near the diagonal when the prediction is good", height=440,
+        figure.add_scatter(
+            x=compact(curves.sample_true, positive=True), y=compact(curves.sample_pred, positive=True), mode="markers",
+            marker={"color": BLUE, "size": 5, "opacity": 0.55}, showlegend=False,
+            hovertemplate=f"{hover}<extra></extra>",
+        )  # fmt: skip
+    ends = 10.0 ** np.asarray(span)
+    for factor, name, color, dash in (
+        (1.0, "equal", INK, "solid"),
+        (2.0, "2-fold", ORANGE, "6px,3px"),
+        (0.5, "", ORANGE, "6px,3px"),
+    ):
+        figure.add_scatter(
+            x=compact(ends), y=compact(factor * ends), mode="lines", name=name, hoverinfo="skip",
+            line={"color": color, "width": 1.4, "dash": dash}, showlegend=bool(name),
+        )  # fmt: skip
+    figure.update_xaxes(log_axis(f"true {_CONCENTRATION}", span), constrain="domain")
+    figure.update_yaxes(log_axis(f"predicted {_CONCENTRATION}", span), scaleanchor="x", constrain="domain")
+    described = f"{total} values; most lie near the diagonal when the prediction is good"
+    return Chart("Predicted against true, all organs and times > 0", described, figure, 470)
+
+
+def _density(counts: np.ndarray, edges: np.ndarray, used: np.ndarray, hover: str) -> go.Heatmap:
+    """The occupied square of the histogram, bins merged until few enough, coloured by log10 of the count."""
+    size = used[-1] + 1 - used[0]
+    merge = max(1, -(-size // _MOST_DENSITY_BINS))
+    n = -(-size // merge) * merge
+    first = min(used[0], len(counts) - n)
+    m = n // merge
+    block = counts[first : first + n, first : first + n].reshape(m, merge, m, merge).sum(axis=(1, 3)).T
+    at = compact(10 ** edges[first : first + n + 1 : merge])
+    top = int(block.max())
+    marks = [k * 10**e for e in range(9) for k in ((1,) if top >= 100 else (1, 2, 5)) if k * 10**e <= top]
+    return go.Heatmap(
+        x=at, y=at, z=[compact(row) for row in np.log10(np.where(block > 0, block, np.nan))],
+        customdata=block.tolist(), hovertemplate=f"{hover}<br>%{{customdata:,d}} values<extra></extra>",
+        colorscale=_DENSITY, zmin=0, zmax=max(math.log10(top), 0.3), hoverongaps=False,
+        colorbar={"title": {"text": "values"}, "thickness": 12, "outlinewidth": 0, "xpad": 4, "ypad": 0,
+                  "tickvals": [round(math.log10(v), 4) for v in marks], "ticktext": [f"{v:,}" for v in marks]},
     )  # fmt: skip
-    if few:
-        t, p = curves.sample_true, curves.sample_pred
-        tips = [f"true {show_number(a)}, predicted {show_number(b)} mg/L" for a, b in zip(t, p, strict=True)]
-        plot.points(t, p, BLUE, tips=tips, size=2.6, opacity=0.55)
-    elif len(used):
-        merge = max(1, -(-(used[-1] + 1 - used[0]) // _MOST_DENSITY_BINS))
-        n = -(-(used[-1] + 1 - used[0]) // merge) * merge
-        first = min(used[0], len(counts) - n)
-        m = n // merge
-        block = counts[first : first + n, first : first + n].reshape(m, merge, m, merge).sum(axis=(1, 3))
-        at = 10 ** edges[first : first + n + 1 : merge]
-        plot.cells(at, at, block)
-    ends = np.asarray([x.low, x.high])
-    plot.line(ends, ends, INK, "equal")
-    plot.line(ends, 2 * ends, ORANGE, "2-fold", "5 3", 1.4)
-    plot.line(ends, ends / 2, ORANGE, "", "5 3", 1.4)
-    return plot.render()
 
 
-def breakdown_chart(parts: Mapping[str, Mapping[str, Mapping[str, object]]], title: str) -> Markup:
+def breakdown_chart(parts: Mapping[str, Mapping[str, Mapping[str, object]]], title: str) -> Chart:
     """Error of each organ or time window: the model and up to two others, as dots on a log scale of GMFE - 1.
 
     Args:
         parts: Who -> organ or window -> metrics; the model first.
         title: What the rows are.
     """
-    names = [n for n in next(iter(parts.values()), {})]
-    styles = ((BLUE, "circle", 5.0), (ORANGE, "diamond", 4.0), (GREEN, "square", 3.6))
-    percent = {
-        who: np.asarray([_percent(rows.get(name, {}).get("gmfe")) for name in names]) for who, rows in parts.items()
-    }
-    everything = np.concatenate(list(percent.values())) if percent else np.zeros(0)
-    axis = Axis.around(everything, "GMFE - 1, % (log scale; left is better)", log=True)
-    height = 100 + 21 * len(names)
-    plot = Plot(axis, Axis(0, 1, ""), title, "dots further left are more accurate", height=height, categories=names)
-    for (who, values), (color, shape, size) in zip(percent.items(), styles, strict=False):
-        tips = [f"{name}, {who}: off by {show_number(float(v))} %" for name, v in zip(names, values, strict=True)]
-        good = np.flatnonzero(values > 0)
-        plot.points(values[good], good, color, who, [tips[i] for i in good], shape, size)
-    return plot.render()
+    names = list(next(iter(parts.values()), {}))
+    styles = ((BLUE, "circle", 10), (ORANGE, "diamond", 9), (GREEN, "square", 7))
+    figure = go.Figure(layout={"template": THEME, "hovermode": "closest", "showlegend": True})
+    rows = [literal(name) for name in names]
+    everything = [np.zeros(0)]
+    for (who, metrics), (color, symbol, size) in zip(parts.items(), styles, strict=False):
+        percent = np.asarray([_percent(metrics.get(name, {}).get("gmfe")) for name in names])
+        everything.append(percent)
+        figure.add_scatter(
+            x=compact(percent, positive=True), y=rows, name=literal(who), mode="markers",
+            marker={"color": color, "symbol": symbol, "size": size, "line": {"color": "#fff", "width": 1}},
+            hovertemplate="%{y}, %{fullData.name}<br>off by %{x:.4~g} %<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(log_axis("GMFE - 1, % (log scale; left is better)", log_range(np.concatenate(everything))))
+    figure.update_yaxes(type="category", autorange="reversed", categoryarray=rows, showgrid=True, dtick=1)
+    return Chart(title, "dots further left are more accurate", figure, 115 + 21 * len(names))
 
 
 def _percent(gmfe: object) -> float:
     return 100 * (float(gmfe) - 1) if isinstance(gmfe, int | float) else float("nan")
 
 
-def case_charts(curves: StoredCurves, case: int) -> list[Markup]:
+def case_charts(curves: StoredCurves, case: int) -> list[Chart]:
     """Small multiples of one case: every organ that was observed, truth and prediction over time."""
-    time, scored = curves.case_time_h[case], curves.case_scored[case]
-    late = np.nan_to_num(time, nan=0.0) > 0
+    late = np.nan_to_num(curves.case_time_h[case], nan=0.0) > 0
     shown = [o for o in range(len(ORGANS)) if (~np.isnan(curves.case_true[case, o]) & late).any()]
-    x = Axis(0.0, 1.03 * float(np.max(time[late])) if late.any() else 1.0, "time, h")
-    alone = len(shown) == 1
-    out = []
-    for o in shown:
-        true, pred = curves.case_true[case, o], curves.case_pred[case, o]
-        quantified = np.where(scored[o], true, np.nan)
-        both = np.concatenate((quantified[late], pred[late & scored[o]]))
-        y = Axis.around(both, "concentration, mg/L", log=True, decades=6)
-        blood = "blood" if curves.case_matrix[case].startswith("blood") else str(curves.case_matrix[case])
-        name = blood if o == 0 else ORGANS[o]
-        size = (330, 240) if alone else (190, 128)
-        plot = Plot(x, y, name, "truth in black, prediction in blue", *size, small=not alone)
-        if scored[o].sum() <= _SPARSE:
-            t, c = time[scored[o]], true[scored[o]]
-            tips = [f"{show_number(a)} h: {show_number(b)} mg/L" for a, b in zip(t, c, strict=True)]
-            plot.points(t, c, INK, tips=tips, size=2.6)
-        else:
-            plot.line(time, quantified, INK, width=3.2)
-        plot.line(time, np.where(late, pred, np.nan), BLUE if scored[o].sum() <= _SPARSE else "#4db2f0", "", "4 2", 1.8)
-        out.append(plot.render())
-    return out
+    return [_case_chart(curves, case, o, late, alone=len(shown) == 1) for o in shown]
+
+
+def _case_chart(curves: StoredCurves, case: int, organ: int, late: np.ndarray, alone: bool) -> Chart:
+    """One organ of one case; ``alone``: the case has no other, so there is room."""
+    time, scored = curves.case_time_h[case], curves.case_scored[case, organ]
+    true, pred = curves.case_true[case, organ], curves.case_pred[case, organ]
+    sparse = scored.sum() <= _SPARSE
+    quantified = np.where(scored, true, np.nan)
+    kept = np.flatnonzero(scored) if sparse else _thinned(len(time), _MOST_TIMES)
+    figure = go.Figure(layout={"template": THEME, "hovermode": "x unified", "showlegend": False})
+    figure.add_scatter(
+        x=compact(time[kept]), y=compact(quantified[kept], positive=True), name="truth",
+        mode="markers" if sparse else "lines", marker={"color": INK, "size": 6}, line={"color": GREY, "width": 5},
+        hovertemplate="truth %{y:.3~g}<extra></extra>",
+    )  # fmt: skip
+    drawn = np.flatnonzero(late)
+    drawn = drawn[_thinned(len(drawn), _MOST_TIMES)]
+    figure.add_scatter(
+        x=compact(time[drawn]), y=compact(pred[drawn], positive=True), name="prediction", mode="lines",
+        line={"color": BLUE, "width": 1.8}, hovertemplate="pred. %{y:.3~g}<extra></extra>",
+    )  # fmt: skip
+    end = 1.03 * float(np.max(time[late])) if late.any() else 1.0
+    both = np.concatenate((quantified[late], pred[late & scored]))
+    size = 12 if alone else 10.5
+    figure.update_xaxes(
+        title={"text": "time, h", "font": {"size": size}}, range=[0, round(end, 4)], nticks=6 if alone else 5,
+        tickfont={"size": size}, unifiedhovertitle={"text": "%{x:.3~g} h, mg/L"},
+    )  # fmt: skip
+    figure.update_yaxes(log_axis("mg/L", log_range(both, decades=6), 6 if alone else 4))
+    figure.update_yaxes(title_font={"size": size}, tickfont={"size": size})
+    matrix = str(curves.case_matrix[case])
+    name = ORGANS[organ] if organ else "blood" if matrix.startswith("blood") else matrix
+    described = f"{curves.kind[case]} curve {curves.case_curve_id[case]}, truth in grey or dots, prediction in blue"
+    return Chart(name, described, figure, 270 if alone else 175)

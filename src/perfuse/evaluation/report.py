@@ -1,14 +1,19 @@
-"""``RUN/report.html``: one self-contained file that opens offline, without scripts and without any link outside."""
+"""``RUN/report.html``: one self-contained file, plotly inlined, that opens offline and may load nothing."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from perfuse.errors import InputError
+from markupsafe import Markup
+
+from perfuse.errors import InputError, PerfuseError
+from perfuse.evaluation.charts import Chart, theme_json
 from perfuse.evaluation.evaluate import Evaluation, evaluate_run
 from perfuse.evaluation.figures import (
     FEW_VALUES,
@@ -57,9 +62,10 @@ def build_report(run: Path) -> Path:
     trained = open_run(Path(run))
     stored, not_judged = _evaluations(trained)
     lines = _metrics_lines(trained.folder / "metrics.jsonl")
-    environment = Environment(
-        loader=PackageLoader("perfuse.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    training = [loss_chart(lines, trained.config.loss.kind), rate_chart(lines), gradient_chart(lines)] if lines else []
+    loader = PackageLoader("perfuse.evaluation")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    scripts = _scripts(loader.get_source(environment, "report.js")[0]) if stored or training else []
     page = environment.get_template("report.html.j2").render(
         title=f"{trained.label} on {trained.topology.name}",
         subtitle=f"run {trained.folder.resolve().name}, seed {trained.config.seed}, trained on "
@@ -68,16 +74,39 @@ def build_report(run: Path) -> Path:
         not_judged=not_judged,
         headings=HEADINGS,
         legend=LEGEND,
-        training=[chart(lines) for chart in (loss_chart, rate_chart, gradient_chart)] if lines else [],
+        training=training,
         training_note=_training_note(lines),
         provenance=_provenance_rows(trained, stored[0][0] if stored else None),
         command=_command(trained),
         config=_config_text(trained.folder / "config.toml"),
         limits=LIMITS,
+        theme=theme_json(),
+        scripts=scripts,
+        script_policy=" ".join(map(_policy_hash, scripts)) or "'none'",
     )
     path = trained.folder / REPORT_NAME
     write_atomic(path, page.encode())
     return path
+
+
+def _scripts(drawing: str) -> list[Markup]:
+    """plotly.js and the script that draws with it, as text of script elements.
+
+    Raises:
+        PerfuseError: if one holds what would end its element early, so that code would show up as page text.
+    """
+    from plotly.offline import get_plotlyjs
+
+    scripts = [get_plotlyjs().strip(), drawing.strip()]
+    for script in scripts:
+        if "</script" in script.lower() or "<!--" in script or "\r" in script:
+            raise PerfuseError("plotly.js cannot be put into the report; install another version of plotly")
+    return [Markup(script) for script in scripts]
+
+
+def _policy_hash(script: str) -> str:
+    """The source expression that lets exactly this inline script run (Content Security Policy Level 3, 2.3.1)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _evaluations(run: TrainedRun) -> tuple[list[tuple[Evaluation, StoredCurves]], str]:
@@ -132,14 +161,14 @@ def _evaluation_context(e: Evaluation, curves: StoredCurves) -> dict[str, object
         "scatter": scatter_chart(curves),
         "scatter_note": "One point per value. Dashed: 2-fold off." if e["n_values"] <= FEW_VALUES
         else "Darker cells hold more values (log scale). Dashed: 2-fold off.",
-        "organs": breakdown_chart(organs, "Error by organ") if len(e["per_organ"]) > 1 else "",
-        "windows": breakdown_chart(windows, "Error by time since the first dose") if e["windows"] else "",
+        "organs": breakdown_chart(organs, "Error by organ") if len(e["per_organ"]) > 1 else None,
+        "windows": breakdown_chart(windows, "Error by time since the first dose") if e["windows"] else None,
         "tables": [
             ("organ", _BREAKDOWN, [_breakdown_row(n, s) for n, s in e["per_organ"].items()]),
             ("time window", _BREAKDOWN, [_breakdown_row(n, s) for n, s in e["windows"].items()]),
         ],
         "cases": cases,
-        "single_organ": bool(cases) and all(len(cast("list[object]", c["charts"])) == 1 for c in cases),
+        "single_organ": bool(cases) and all(len(cast("list[Chart]", c["charts"])) == 1 for c in cases),
     }  # fmt: skip
 
 

@@ -115,6 +115,10 @@ class LogFeatures:
     fup: Tensor
     bp_ratio: Tensor
 
+    def float(self) -> LogFeatures:
+        """The same in float32, for networks."""
+        return LogFeatures(**{kind: value.float() for kind, value in vars(self).items()})
+
     def on_flow_edges(self, graph: GraphIndex) -> Tensor:
         """``(B, E, 7)``: flow; volume and Kp at source and target; fup; B:P."""
         source, target = graph.source, graph.target
@@ -219,6 +223,10 @@ class Whitener(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Whitened features, the same shape."""
         return (x - self.mean) @ self.matrix  # type: ignore[operator]
+
+    def weighted(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Weighted sum of the whitened features, ``(..)`` from ``(.., F)``, without making them."""
+        return (x - self.mean) @ (self.matrix @ weight)  # type: ignore[operator]
 
     def exponents(self, weight: Tensor) -> Tensor:
         """Exponents of the raw features, given the weights ``(F,)`` of the whitened ones."""

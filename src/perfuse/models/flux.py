@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perfuse.config import FluxConfig, LoglinearRatesConfig
-from perfuse.data.batch import CurveBatch, in_matrix
+from perfuse.data.batch import CurveBatch, blood_factor
 from perfuse.models.base import CurveModel, ParameterRole
 from perfuse.models.features import (
     ELIMINATION_FEATURES,
@@ -105,7 +105,9 @@ class LoglinearRates(CurveModel):
         return torch.cat(parts, -1)[:, graph.edge_order]
 
     def _evaluate(self, i: int, x: Tensor) -> Tensor:
-        return self.whiten[i](x) @ self.weight[i] + self.intercept[i]
+        whiten = self.whiten[i]
+        assert isinstance(whiten, Whitener)
+        return whiten.weighted(x, self.weight[i]) + self.intercept[i]
 
     def exponents(self) -> dict[str, dict[str, float]]:
         """Fitted exponent of every feature in every class (the textbook's are 1 and -1)."""
@@ -138,7 +140,7 @@ class LoglinearRates(CurveModel):
         return solve_amounts(generator, topology.dose_node, batch.doses, batch.time_h)
 
     def _predict(self, batch: CurveBatch) -> Tensor:
-        return in_matrix(batch, organ_concentrations(batch.system, self.amounts(batch)))
+        return organ_concentrations(batch.system, self.amounts(batch), blood_factor(batch))
 
 
 class _MessageLayer(nn.Module):
@@ -212,7 +214,7 @@ class Flux(LoglinearRates):
         """
         device = z.volume.device.type
         per_node, edges, eliminations = (
-            x.float().transpose(0, 1).contiguous()
+            x.transpose(0, 1).contiguous()
             for x in (z.on_nodes(graph), z.on_flow_edges(graph), z.on_eliminations(graph))
         )
         m, b = eliminations.shape[:2]
@@ -230,7 +232,8 @@ class Flux(LoglinearRates):
     def _log_rates(self, system: SystemParameters, autocast: bool) -> Tensor:
         graph = graph_index(system.topology, system.kp.device)
         logs = log_features(system)
-        log_rates = self._loglinear(logs, graph) + self._residual(self.standardise(logs, graph), graph, autocast)
+        z = self.standardise(logs, graph).float()
+        log_rates = self._loglinear(logs, graph) + self._residual(z, graph, autocast)
         if self.prior == "mechanistic":
             return log_rates + mechanistic_rates(system).clamp_min(1e-12).log()
         if self.prior == "dimensional":

@@ -139,9 +139,7 @@ def solve_amounts(generator: Tensor, dose_node: int, doses: DoseEvents, time_h: 
     return (out * weight[:, None]).sum(2)
 
 
-def solve(
-    system: SystemParameters, doses: DoseEvents, time_h: Tensor, with_sinks: bool = False
-) -> Tensor:
+def solve(system: SystemParameters, doses: DoseEvents, time_h: Tensor, with_sinks: bool = False) -> Tensor:
     """Exact amounts, mg, ``(B, N, T)`` (with sinks ``(B, N + M, T)``) of the mechanistic model."""
     system = system.to(torch.float64)
     rates = mechanistic_rates(system)
@@ -149,10 +147,22 @@ def solve(
     return solve_amounts(generator, system.topology.dose_node, doses, time_h.to(torch.float64))
 
 
-def organ_concentrations(system: SystemParameters, amounts: Tensor) -> Tensor:
-    """Concentrations of the 14 reported organs, mg/L, ``(B, O, T)``, from node amounts ``(B, >=N, T)``."""
-    node = torch.as_tensor(system.topology.organ_node, device=amounts.device)
-    return amounts[:, node] / system.volume_l.to(amounts.dtype)[:, node, None]
+def organ_concentrations(system: SystemParameters, amounts: Tensor, blood_factor: Tensor | None = None) -> Tensor:
+    """Concentrations of the 14 reported organs, mg/L, ``(B, O, T)``, from node amounts ``(B, >=N, T)``.
+
+    Args:
+        system: Gives the volumes.
+        amounts: Amounts, mg.
+        blood_factor: What the blood row is multiplied by, ``(B,)`` (1 / (B:P) where plasma is wanted); None is 1.
+    """
+    nodes = system.topology.organ_node
+    in_order = bool((nodes == range(len(nodes))).all())
+    # A slice costs nothing; a gather copies, and its gradient scatters.
+    select = slice(len(nodes)) if in_order else torch.as_tensor(nodes, device=amounts.device)
+    per_volume = 1 / system.volume_l.to(amounts.dtype)[:, select]
+    if blood_factor is not None:
+        per_volume = torch.cat((per_volume[:, :1] * blood_factor.to(amounts.dtype)[:, None], per_volume[:, 1:]), 1)
+    return amounts[:, select] * per_volume[..., None]
 
 
 __all__ = [

@@ -119,11 +119,6 @@ def train(
     """
     started = time.monotonic()
     out = Path(out)
-    explicit_epochs = config.training.epochs
-    config = resolve(config)
-    if config.training.max_minutes is not None and explicit_epochs is None:
-        # The clock alone decides how long the run is.
-        config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": None})})
     checkpoint = read_last(out) if resume else None
     if checkpoint is None:
         _refuse_existing_run(out)
@@ -138,12 +133,12 @@ class _Session:
         self, source: CurveSource, config: RunConfig, out: Path, checkpoint: Checkpoint | None,
         validate: MetricFunction | None, data_path: str, started: float,
     ) -> None:  # fmt: skip
-        self.config = config
+        self.split = split_curves(source, config.split, config.seed)
+        self.config = config = resolve(config, len(self.split.train))
         self.out = out
         self.checkpoint = checkpoint
         loss = CurveLoss(config.loss)
         self.fabric = make_fabric(config.training)
-        self.split = split_curves(source, config.split, config.seed)
         check_leakage(source, self.split)
         data = DataRecord(path=data_path, content_hash=source_hash(source), n_curves=len(source))
         saved = checkpoint.state if checkpoint is not None else None
