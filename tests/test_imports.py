@@ -15,7 +15,7 @@ PACKAGE = Path(perfuse.__file__).parent
 LAYERS = ("pk", "data", "models", "training", "evaluation", "cli")
 """From the bottom up; a layer imports itself and those before it."""
 CLI_MODULES = ("cli", "cli_options", "convert", "demo", "info", "__main__")
-FREE = ("config", "errors")
+FREE = ("config", "errors", "files")
 HEAVY = ("torch", "lightning_fabric", "polars", "plotly", "pyarrow", "scipy", "numpy", "pydantic", "pint", "jinja2")
 
 

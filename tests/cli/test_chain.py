@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     data, out = folder / "data", folder / "run"
     perfuse("simulate", data, "--n", "60", "--task", "T2", "--seed", "3", "--shard-size", "32", "--quiet")
-    perfuse("train", data, "--out", out, "--hidden", "8", "--epochs", "60", "--batch-size", "16", "--quiet")
+    perfuse("train", data, "--out", out, "--hidden", "8", "--epochs", "150", "--batch-size", "16", "--quiet")
     perfuse("evaluate", out, data, "--out", folder / "evaluation", "--json", folder / "metrics.json", "--quiet")
     perfuse("report", out)
     return folder
@@ -53,14 +54,14 @@ def test_the_run_folder(chain: Path) -> None:
         p.name for p in out.iterdir()
     }
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 61))
+    assert [line["epoch"] for line in lines] == list(range(1, 151))
     assert {"step", "train_loss", "val_loss", "lr", "grad_norm", "train_curves_per_s", "time_s"} <= set(lines[0])
     assert lines[-1]["val_loss"] < lines[0]["val_loss"]
 
 
 def test_the_stored_configuration_is_a_configuration(chain: Path) -> None:
     stored = load_config(chain / "run" / "config.toml")
-    assert (stored.model.name, stored.training.epochs, stored.training.batch_size) == ("flux", 60, 16)
+    assert (stored.model.name, stored.training.epochs, stored.training.batch_size) == ("flux", 150, 16)
     assert tomllib.loads((chain / "run" / "config.toml").read_text())["model"]["hidden"] == 8
 
 
@@ -70,7 +71,7 @@ def test_metrics(chain: Path) -> None:
     assert metrics["n_curves"] == 6  # a tenth of 60 compounds
     assert set(metrics["per_organ"]) == set(ORGANS)
     assert set(metrics["exposure"]) == {"cmax", "auc", "half_life"}
-    assert metrics["gmfe"] < 2
+    assert metrics["gmfe"] < 1.5
     assert {"mean-curve", "5-nearest", "log-linear"} <= set(metrics["baselines"])
     assert metrics["beats_baselines"] == all(
         metrics["gmfe"] < metrics["baselines"][name]["gmfe"] for name in ("mean-curve", "5-nearest", "log-linear")
@@ -80,8 +81,9 @@ def test_metrics(chain: Path) -> None:
 def test_the_report_works_offline(chain: Path) -> None:
     html = (chain / "run" / "report.html").read_text(encoding="utf-8")
     assert len(html) > 10_000
-    for outside in ('src="http', "src='http", 'href="http', "@import"):
-        assert outside not in html.replace('href="https://plotly.com', "")
+    outside_scripts = re.sub(r"(<script[^>]*>).*?</script>", r"\1", html, flags=re.DOTALL)
+    for link in ("src=", "<link", "@import", "<iframe"):
+        assert link not in outside_scripts
 
 
 def test_predict_a_drug_and_a_table_of_doses(chain: Path) -> None:

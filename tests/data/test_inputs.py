@@ -16,8 +16,8 @@ from perfuse.data.inputs import (
     elimination_parameters,
     partition_parameters,
     reference_body,
-    stack_tables,
 )
+from perfuse.data.stacking import stack_tables
 from perfuse.data.table import to_batch
 from perfuse.errors import InputError
 from perfuse.pk import mechanistic

@@ -296,8 +296,9 @@ def test_only_the_hub_fits(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_place_is_one_line(table: CurveTable, tmp_path: Path) -> None:
-    with pytest.raises(PerfuseError, match="cannot be written"):
-        write_origin_npz(table, tmp_path / "no" / "a.npz")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PerfuseError, match=r"file/a.npz cannot be written \(.+\); nothing was kept"):
+        write_origin_npz(table, tmp_path / "file" / "a.npz")
 
 
 @pytest.mark.real_data

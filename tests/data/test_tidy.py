@@ -450,6 +450,7 @@ def test_writing_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
         write_tidy(replace(table, curve_id=np.asarray(["a", "a"])), tmp_path / "t.csv")
     with pytest.raises(InputError, match="kp"):
         write_tidy(replace(table, kp=-table.kp), tmp_path / "t.csv")
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(PerfuseError, match="cannot be written"):
-        write_tidy(table, tmp_path / "no" / "t.csv")
-    assert os.listdir(tmp_path) == []
+        write_tidy(table, tmp_path / "file" / "t.csv")
+    assert os.listdir(tmp_path) == ["file"]

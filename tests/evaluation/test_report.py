@@ -1,25 +1,44 @@
 """The HTML report: self-contained, complete, escaped, readable."""
 
+import base64
+import hashlib
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
+from plotly.offline import get_plotlyjs
 
 from perfuse.data.table import CurveTable
-from perfuse.errors import InputError
+from perfuse.errors import InputError, PerfuseError
+from perfuse.evaluation.charts import Chart, compact, literal, log_axis, log_range, script_json, show_number
+from perfuse.evaluation.figures import FEW_VALUES, breakdown_chart, case_charts, loss_chart, scatter_chart
 from perfuse.evaluation.report import build_report
-from perfuse.evaluation.svg import Axis, Plot, density_color, show_number
+from perfuse.evaluation.results import StoredCurves, load_evaluation
 
 Maker = Callable[..., Path]
-VOID = {"meta", "line", "path", "circle", "rect", "br", "link"}
+VOID = {"meta", "br", "link", "img"}
+
+
+def strings(content: object) -> list[str]:
+    """Every string inside parsed JSON."""
+    if isinstance(content, dict):
+        return [s for v in content.values() for s in strings(v)]
+    if isinstance(content, list):
+        return [s for v in content for s in strings(v)]
+    return [content] if isinstance(content, str) else []
 
 
 class Checker(HTMLParser):
-    """Collects text, attributes and tags left open."""
+    """Collects text, attributes, scripts and tags left open; ``text`` holds no code, but what the charts say."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,9 +46,17 @@ class Checker(HTMLParser):
         self.wrong: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.text = ""
+        self.code: list[str] = []
+        self.figures: list[dict[str, list[dict[str, object]]]] = []
+        self.labels: list[str] = []
+        self.script = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += [(tag, k, v or "") for k, v in attrs]
+        if tag == "script":
+            self.script = dict(attrs).get("type") or "code"
+        if dict(attrs).get("role") == "img":
+            self.labels.append(dict(attrs).get("aria-label") or "")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -43,7 +70,16 @@ class Checker(HTMLParser):
             self.wrong.append(tag)
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open[-1:] != ["script"]:
+            self.text += data
+        elif self.script == "code":
+            self.code.append(data)
+        else:
+            assert self.script == "application/json"
+            content = json.loads(data)
+            if content.get("data"):
+                self.figures.append(content)
+                self.text += "\n".join(strings(content))
 
 
 def check(page: str) -> Checker:
@@ -64,13 +100,25 @@ def page(untrained_run: Path) -> str:
 
 def test_it_needs_nothing_from_outside(page: str) -> None:
     checker = check(page)
-    assert not re.search(r"https?://|//cdn|@import|url\(", page) and "<script" not in page
+    ours = page.replace(get_plotlyjs().strip(), "")
+    assert page.count(get_plotlyjs().strip()) == 1 and len(page) - len(ours) > 1_000_000
+    assert not re.search(r"https?://|//cdn|@import|url\(", ours)
     assert [a for a in checker.attributes if a[1] in ("src", "href")] == []
-    assert "default-src 'none'" in page and 10_000 < len(page) < 3_000_000
+    assert 10_000 < len(page) < 8_000_000 and len(ours) < 3_000_000
+
+
+def test_its_policy_forbids_loads_and_lets_only_its_own_two_scripts_run(page: str) -> None:
+    checker = check(page)
+    policy = next(v for tag, k, v in checker.attributes if (tag, k) == ("meta", "content") and "default-src" in v)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(c.encode()).digest()).decode()}'" for c in checker.code]
+    assert len(hashes) == 2 and rules["script-src"].split() == hashes
+    assert rules["default-src"] == rules["connect-src"] == "'none'" and rules["img-src"] == "data:"
 
 
 def test_it_says_everything_that_was_asked_for(page: str) -> None:
-    text = check(page).text
+    checker = check(page)
+    text = checker.text
     for words in (
         "does NOT beat the trivial baselines", "not accuracy on people", "Model against baselines", "mean-curve",
         "loglinear-rates", "Predicted against true", "predicted concentration, mg/L", "Error by organ", "pancreas",
@@ -79,31 +127,66 @@ def test_it_says_everything_that_was_asked_for(page: str) -> None:
         "torch", "perfuse train", "Limits", "Research software",
     ):  # fmt: skip
         assert words in text, words
-    assert page.count("<svg viewBox") > 50 and 'lang="en"' in page and 'name="viewport"' in page
-    assert page.count('role="img" aria-label="') == page.count("<svg viewBox")
+    assert len(checker.figures) > 50 and 'lang="en"' in page and 'name="viewport"' in page
+    assert len(checker.labels) == len(checker.figures) and all(": " in label for label in checker.labels)
+    assert re.search(r"<noscript><p[^>]*>The charts of this report need JavaScript", page)
 
 
 def test_names_from_data_are_escaped(run_maker: Maker, t1_table: CurveTable, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from perfuse.data.sources import open_source
     from perfuse.data.store import write_dataset
 
     evil = "<script>alert(1)</script>&\"'"
     names = np.asarray([f"{evil}{i}" for i in range(40)])
-    data = write_dataset([replace(t1_table, curve_id=names)], tmp_path / "data", generator={}, seed=0)
+    drugs = np.asarray([f"</script><img src=x onerror=alert(3)>{i}" for i in range(40)])
+    data = write_dataset(
+        [replace(t1_table, curve_id=names, compound_id=drugs)], tmp_path / "data", generator={}, seed=0
+    )
     run = run_maker(tmp_path / "run", open_source(data), data, "mlp")
     (run / "config.toml").write_text("# </pre><script>alert(2)</script>\n")
     page = build_report(run).read_text(encoding="utf-8")
-    check(page)
-    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "&lt;script&gt;alert(2)" in page
+    checker = check(page)
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page and "&lt;script&gt;alert(2)" in page
+    assert "<img" not in page and "&lt;/script&gt;&lt;img src=x onerror=alert(3)&gt;" in page
+    assert len(checker.code) == 2 and {tag for tag, _, _ in checker.attributes}.isdisjoint({"img", "a"})
+    assert any("<script>alert(1)</script>&\"'" in label for label in checker.labels)
+
+
+HOSTILE = "</script><img src=x>"
+
+
+def test_names_in_figures_end_no_script_and_are_no_markup() -> None:
+    """Inside a script element only ``<`` can do harm; in plotly's titles and names, tags would be markup."""
+    metrics = {HOSTILE: {"gmfe": 1.5}, "<b>liver</b>": {"gmfe": 2.0}}
+    chart = breakdown_chart({f"<!--{HOSTILE}": metrics, "other": metrics}, "Error")
+    text = str(chart.json)
+    assert not re.search("[<>&]", text)
+    trace = json.loads(text)["data"][0]
+    assert trace["name"] == "&lt;!--&lt;/script&gt;&lt;img src=x&gt;"
+    assert trace["y"] == ["&lt;/script&gt;&lt;img src=x&gt;", "&lt;b&gt;liver&lt;/b&gt;"]
+    raw = go.Figure(layout={"title": {"text": HOSTILE}})  # even a name that nobody made literal stays inside
+    assert (
+        "<" not in Chart("", "", raw).json and json.loads(Chart("", "", raw).json)["layout"]["title"]["text"] == HOSTILE
+    )
+    assert literal("a & <b>") == "a &amp; &lt;b&gt;"
+
+
+def test_plotly_that_would_end_its_script_is_refused(
+    run_maker: Maker, t1_table: CurveTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_maker(tmp_path / "run", t1_table, tmp_path / "gone", "mlp")
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "var a = '</script>';")
+    with pytest.raises(PerfuseError, match="another version of plotly"):
+        build_report(run)
 
 
 def test_a_run_that_cannot_be_judged_says_so(run_maker: Maker, t1_table: CurveTable, tmp_path: Path) -> None:
     run = run_maker(tmp_path / "run", t1_table, tmp_path / "gone", "mlp")
     (run / "metrics.jsonl").unlink()
     (run / "config.toml").unlink()
-    text = check(build_report(run).read_text(encoding="utf-8")).text
+    page = build_report(run).read_text(encoding="utf-8")
+    text = check(page).text
+    assert len(page) < 100_000 and "script-src &#39;none&#39;" in page  # no charts, so no plotly either
     assert "has not been judged: its training data is not at hand" in text
     assert "No training log" in text and "no config.toml" in text
 
@@ -136,35 +219,94 @@ def test_measured_curves_are_drawn_as_points(rates_run: Path, perfuse_data: Path
     assert "measured curves it has not seen" in text and "One point per value" in text and "plasma" in text
 
 
+@pytest.fixture(scope="module")
+def stored(page: str, untrained_run: Path) -> StoredCurves:
+    assert page
+    return load_evaluation(untrained_run / "evaluation")[1]
+
+
+def test_density_counts_every_value_in_its_place(stored: StoredCurves) -> None:
+    total = int(stored.density.sum())
+    assert total > FEW_VALUES
+    chart = json.loads(scatter_chart(stored).json)
+    heat, equal, above, below = chart["data"]
+    counts = np.asarray(heat["customdata"])
+    edges = np.asarray(heat["x"])
+    assert (
+        heat["type"] == "heatmap" and counts.sum() == total and len(edges) == len(counts) + 1 and heat["y"] == heat["x"]
+    )
+    shown = np.asarray(heat["z"], dtype=float)
+    assert np.array_equal(np.isnan(shown), counts == 0)
+    assert 10 ** shown[counts > 0] == pytest.approx(counts[counts > 0], rel=1e-3)
+    # rows of a heatmap are y: the predicted values, as in the sample of pairs
+    rows = np.histogram(stored.sample_pred, bins=edges)[0]
+    columns = np.histogram(stored.sample_true, bins=edges)[0]
+    assert (counts.sum(axis=1)[rows > 0] > 0).all() and (counts.sum(axis=0)[columns > 0] > 0).all()
+    assert [line["y"][0] / line["x"][0] for line in (equal, above, below)] == pytest.approx([1, 2, 0.5], rel=1e-4)
+    assert chart["layout"]["xaxis"]["range"] == chart["layout"]["yaxis"]["range"]
+
+
+def test_few_values_are_points_and_none_is_no_error(stored: StoredCurves) -> None:
+    few = np.zeros_like(stored.density)
+    few[120, 121] = 3
+    some = replace(stored, density=few, sample_true=np.full(3, 1e-3), sample_pred=np.array([1e-3, np.nan, 0.0]))
+    points = json.loads(scatter_chart(some).json)["data"][0]
+    assert points["mode"] == "markers" and points["x"] == [1e-3] * 3 and points["y"] == [1e-3, None, None]
+    none = replace(stored, density=0 * few, sample_true=np.zeros(0), sample_pred=np.zeros(0))
+    assert json.loads(scatter_chart(none).json)["layout"]["xaxis"]["range"] == [-1, 1]
+
+
+def test_case_charts_show_what_counts(stored: StoredCurves) -> None:
+    charts = case_charts(stored, 0)
+    assert [c.title for c in charts][:3] == ["blood", "liver", "kidney"] and len(charts) == 14
+    truth, prediction = json.loads(charts[1].json)["data"]
+    true, scored = stored.case_true[0, 1], stored.case_scored[0, 1]
+    assert [v is None for v in truth["y"]] == (~scored).tolist()  # t = 0 and below the LOQ: gaps
+    assert [v for v in truth["y"] if v is not None] == pytest.approx(true[scored], rel=1e-4)
+    assert truth["mode"] == "lines" and prediction["x"][0] > 0 and prediction["y"] == pytest.approx(
+        stored.case_pred[0, 1][stored.case_time_h[0] > 0], rel=1e-4
+    )  # fmt: skip
+    few = np.zeros_like(stored.case_scored)
+    few[0, :, 5:9] = True
+    sparse = json.loads(case_charts(replace(stored, case_scored=few), 0)[0].json)["data"][0]
+    assert sparse["mode"] == "markers" and len(sparse["x"]) == 4 and None not in sparse["y"]
+
+
+def test_long_training_is_thinned_and_a_negative_loss_gets_a_linear_axis() -> None:
+    lines = [{"step": i, "train_loss": 1.0 / (i + 1), "val_loss": None} for i in range(5000)]
+    chart = json.loads(loss_chart(lines, "log_mse").json)
+    assert len(chart["data"][0]["x"]) == 400 and chart["data"][0]["x"][-1] == 4999
+    assert set(chart["data"][1]["y"]) == {None} and chart["layout"]["yaxis"]["type"] == "log"
+    assert chart["layout"]["yaxis"]["title"]["text"] == "loss (log_mse)"
+    negative = json.loads(loss_chart([*lines, {"step": 5000, "train_loss": -1.0}]).json)
+    assert "type" not in negative["layout"]["yaxis"] and negative["data"][0]["y"][-1] == -1
+
+
 @pytest.mark.parametrize(
-    ("axis", "ticks"),
-    [
-        (Axis(0, 24, "h"), [0, 5, 10, 15, 20]),
-        (Axis(0.05, 200, "mg/L", True), [0.1, 1, 10, 100]),
-        (Axis(1.1, 4.0, "", True), [2]),
-        (Axis(1e-9, 1e3, "", True), [1e-9, 1e-6, 1e-3, 1, 1e3]),
-    ],
+    ("span", "ticks", "power"),
+    [((0, 1.2), "D2", False), ((0.1, 0.5), "D1", False), ((-1.3, 2.3), 1, False), ((-9, 3), 2, True)],
 )
-def test_ticks_are_round(axis: Axis, ticks: list[float]) -> None:
-    assert axis.ticks(5) == pytest.approx(ticks)
+def test_log_ticks_are_round(span: tuple[float, float], ticks: object, power: bool) -> None:
+    axis = log_axis("mg/L", span)
+    assert axis["dtick"] == ticks and ("exponentformat" in axis) == power
+    assert axis["range"] == list(span) and axis["title"] == {"text": "mg/L"}
 
 
 def test_axes_hold_their_values() -> None:
-    values = np.array([3e-4, np.nan, 0.0, 20.0])
-    log, none = (Axis.around(v, "", log=True) for v in (values, [np.nan]))
-    flat = Axis.around([5.0, 5.0], "")
-    assert log.low < 3e-4 and log.high > 20 and 0 < float(log.at(20.0)) < 1
-    assert flat.low < 5 < flat.high and none.log and Axis.around([], "").high == 1
-    assert Axis.around([1e-20, 1.0], "", log=True, decades=6).low > 1e-7
+    low, high = log_range([3e-4, np.nan, 0.0, 20.0])
+    assert 10**low < 3e-4 and 10**high > 20
+    assert log_range([np.nan]) == log_range([]) == (-1, 1)
+    flat = log_range([5.0, 5.0])
+    assert flat[0] < np.log10(5) < flat[1]
+    assert 10 ** log_range([1e-20, 1.0], decades=6)[0] > 1e-7
 
 
-def test_lines_break_at_gaps_and_marks_carry_tooltips() -> None:
-    plot = Plot(Axis(0, 4, "x"), Axis(1, 10, "y", True), "a & b", "what <it> shows")
-    plot.line(np.arange(5.0), np.array([1.0, 2, np.nan, 4, 0]), "#000", "s")
-    plot.points(np.array([1.0, np.nan]), np.array([2.0, 2.0]), "#000", "p", ["tip <1>", "never"], "diamond")
-    svg = str(plot.render())
-    assert re.search(r'd="M[\d. ]+L[\d. ]+M[\d. ]+"', svg) and svg.count("<title>") == 1
-    assert "tip &lt;1&gt;" in svg and "a &amp; b: what &lt;it&gt; shows" in svg and "never" not in svg
+def test_numbers_are_compact_and_gaps_are_null() -> None:
+    values = np.array([1 / 3, 123456.7, -2.0, 0.0, np.nan, np.inf])
+    assert compact(values) == [0.33333, 123460.0, -2.0, 0.0, None, None]
+    assert compact(values, positive=True) == [0.33333, 123460.0, None, None, None, None]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        script_json([float("nan")])
 
 
 @pytest.mark.parametrize(
@@ -174,6 +316,12 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert show_number(value) == text
 
 
-def test_density_runs_from_light_to_dark() -> None:
-    channels = [int(density_color(s)[1:3], 16) for s in (0, 0.3, 0.6, 1.0)]
-    assert channels == sorted(channels, reverse=True) and density_color(-1) == density_color(0)
+def test_density_runs_from_light_to_dark(stored: StoredCurves) -> None:
+    scale = json.loads(scatter_chart(stored).json)["data"][0]["colorscale"]
+    channels = [int(color[1:3], 16) for _, color in scale]
+    assert channels == sorted(channels, reverse=True) and [place for place, _ in scale][:: len(scale) - 1] == [0, 1]
+
+
+def test_the_command_line_does_not_import_plotly() -> None:
+    code = "import sys, perfuse.cli; sys.exit(any(m.split('.')[0] == 'plotly' for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

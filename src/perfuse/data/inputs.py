@@ -5,13 +5,12 @@ Axis legend: C curves, O reported organs, M eliminations, D dose events, T times
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from perfuse.data.table import CurveTable, parameter_group
+from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
 from perfuse.errors import InputError
 from perfuse.pk.clearance import (
     clint_from_hepatic_clearance,
@@ -25,8 +24,6 @@ from perfuse.pk.partition import tissue_plasma_kp
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology, hub_reference, human_reference
 from perfuse.pk.topology import Topology
 
-LOQ_FRACTION = 1e-5
-"""Limit of quantification of a predicted curve as a share of dose / blood volume: the convention of simulated data."""
 DEFAULT_KP_METHOD = "berezhkovskiy"
 
 
@@ -215,36 +212,3 @@ def curve_table_for(
         loq_mg_l=LOQ_FRACTION * dose[None, :, 1].sum(1) / body.volume_l[ORGAN_INDEX["blood"]],
         matrix=np.asarray([matrix]),
     ).validate()
-
-
-def _padded(table: CurveTable, n_doses: int, n_times: int) -> CurveTable:
-    more_doses, more_times = n_doses - table.dose_mg.shape[1], n_times - table.time_h.shape[1]
-    doses, times = ((0, 0), (0, more_doses)), ((0, 0), (0, 0), (0, more_times))
-    return replace(
-        table,
-        dose_time_h=np.pad(table.dose_time_h, doses),
-        dose_mg=np.pad(table.dose_mg, doses),
-        dose_duration_h=np.pad(table.dose_duration_h, doses),
-        time_h=np.pad(table.time_h, ((0, 0), (0, more_times)), constant_values=math.nan),
-        conc_mg_l=np.pad(table.conc_mg_l, times, constant_values=math.nan),
-        censored=np.pad(table.censored, times),
-    )
-
-
-def stack_tables(tables: Sequence[CurveTable]) -> CurveTable:
-    """All curves of several tables on one topology, padded to the most doses and times of any.
-
-    Raises:
-        InputError: for no table or tables on different topologies.
-    """
-    if not tables:
-        raise InputError("curves", "are missing: there is not one", allowed=">= 1")
-    topology = tables[0].topology
-    for table in tables:
-        if table.topology.name != topology.name:
-            raise InputError("topology", "differs between tables", value=table.topology.name, allowed=topology.name)
-    n_doses = max(t.dose_mg.shape[1] for t in tables)
-    n_times = max(t.time_h.shape[1] for t in tables)
-    padded = [_padded(t, n_doses, n_times) for t in tables]
-    names = [f.name for f in fields(CurveTable) if f.name != "topology"]
-    return CurveTable(topology=topology, **{n: np.concatenate([t.column(n) for t in padded]) for n in names})

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from perfuse.data.stacking import stack_tables
 from perfuse.data.store import write_dataset
-from perfuse.data.table import CurveTable, parameter_group, system_parameters
+from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group, system_parameters
 from perfuse.errors import InputError
 from perfuse.pk.mechanistic import organ_concentrations, solve
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, hub_reference, human_reference
@@ -28,8 +28,6 @@ from perfuse.pk.system import DoseEvents
 from perfuse.pk.topology import get_topology
 
 BLOCK_CURVES = 256
-LOQ_FRACTION = 1e-5
-"""LOQ of simulated data = 1e-5 x dose / blood volume."""
 TASKS = {"T1": 1, "T2": 2}
 """Tasks that can be simulated, with the number that keys their random streams."""
 
@@ -139,13 +137,6 @@ def _simulate_block(task: str, seed: int, block: int) -> CurveTable:
     return solved(table)
 
 
-def concatenate(tables: list[CurveTable]) -> CurveTable:
-    """One table of several that share topology, dose columns and number of times."""
-    names = [f.name for f in fields(CurveTable) if f.name != "topology"]
-    columns: dict[str, Any] = {n: np.concatenate([t.column(n) for t in tables]) for n in names}
-    return replace(tables[0], **columns)
-
-
 def _check_request(task: str, n: int, seed: int, start: int) -> None:
     if task not in TASKS:
         raise InputError("--task", "cannot be simulated", value=task, allowed=", ".join(TASKS))
@@ -177,7 +168,7 @@ def simulate_task(task: str, n: int, seed: int, start: int = 0) -> CurveTable:
         hi = min(start + n - block * BLOCK_CURVES, BLOCK_CURVES)
         table = _simulate_block(task, seed, block)
         pieces.append(table if hi - lo == BLOCK_CURVES else table.take(np.arange(lo, hi)))
-    return pieces[0] if len(pieces) == 1 else concatenate(pieces)
+    return pieces[0] if len(pieces) == 1 else stack_tables(pieces)
 
 
 def generator_config(task: str, n: int) -> dict[str, object]:

@@ -20,6 +20,8 @@ from perfuse.pk.physiology import ORGANS
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology
 
+LOQ_FRACTION = 1e-5
+"""Limit of quantification where none is stated: this fraction of dose / blood volume, per curve."""
 PLASMA_MATRICES = ("plasma", "serum", "arterial_plasma")
 
 

@@ -47,12 +47,14 @@ class Chart:
         description: For those who cannot see it.
         figure: The plotly figure; its template is ``THEME``.
         height_px: Height of its place; the width follows the page.
+        square: Lower on a narrow screen, because both axes share one scale.
     """
 
     title: str
     description: str
     figure: go.Figure
     height_px: int = 320
+    square: bool = False
 
     @property
     def json(self) -> Markup:
@@ -104,9 +106,15 @@ def log_range(values: np.ndarray | Sequence[float], decades: float = 12, pad: fl
 
 def log_axis(label: str, span: tuple[float, float], most_ticks: int = 7) -> dict[str, object]:
     """A log axis over ``span`` (log10); whole decades as ticks when it holds at least two, else 1, 2, 5."""
-    axis: dict[str, object] = {"type": "log", "range": list(span), "title": {"text": label}}
     width = span[1] - span[0]
-    return axis | {"dtick": max(1, math.ceil(width / most_ticks)) if width >= 2 else "D2" if width > 0.5 else "D1"}
+    axis: dict[str, object] = {"type": "log", "range": list(span), "title": {"text": label}, "dtick": "D1"}
+    if width >= 2:
+        axis["dtick"] = max(1, math.ceil(width / most_ticks))
+        if span[0] < -5 or span[1] > 5:  # 10^-8 reads better than 0.00000001
+            axis |= {"exponentformat": "power", "tickformat": ""}
+    elif width > 0.5:
+        axis["dtick"] = "D2"
+    return axis
 
 
 def show_number(value: float) -> str:

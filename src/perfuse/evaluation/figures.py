@@ -130,7 +130,7 @@ def scatter_chart(curves: StoredCurves) -> Chart:
     figure.update_xaxes(log_axis(f"true {_CONCENTRATION}", span), constrain="domain")
     figure.update_yaxes(log_axis(f"predicted {_CONCENTRATION}", span), scaleanchor="x", constrain="domain")
     described = f"{total} values; most lie near the diagonal when the prediction is good"
-    return Chart("Predicted against true, all organs and times > 0", described, figure, 470)
+    return Chart("Predicted against true, all organs and times > 0", described, figure, 470, square=True)
 
 
 def _density(counts: np.ndarray, edges: np.ndarray, used: np.ndarray, hover: str) -> go.Heatmap:
@@ -144,12 +144,14 @@ def _density(counts: np.ndarray, edges: np.ndarray, used: np.ndarray, hover: str
     at = compact(10 ** edges[first : first + n + 1 : merge])
     top = int(block.max())
     marks = [k * 10**e for e in range(9) for k in ((1,) if top >= 100 else (1, 2, 5)) if k * 10**e <= top]
+    colorbar = {
+        "title": {"text": "values", "font": {"size": 12}}, "thickness": 12, "outlinewidth": 0, "xpad": 4, "ypad": 0,
+        "tickvals": [round(math.log10(v), 4) for v in marks], "ticktext": [f"{v:,}" for v in marks],
+    }  # fmt: skip
     return go.Heatmap(
         x=at, y=at, z=[compact(row) for row in np.log10(np.where(block > 0, block, np.nan))],
         customdata=block.tolist(), hovertemplate=f"{hover}<br>%{{customdata:,d}} values<extra></extra>",
-        colorscale=_DENSITY, zmin=0, zmax=max(math.log10(top), 0.3), hoverongaps=False,
-        colorbar={"title": {"text": "values"}, "thickness": 12, "outlinewidth": 0, "xpad": 4, "ypad": 0,
-                  "tickvals": [round(math.log10(v), 4) for v in marks], "ticktext": [f"{v:,}" for v in marks]},
+        colorscale=_DENSITY, zmin=0, zmax=max(math.log10(top), 0.3), hoverongaps=False, colorbar=colorbar,
     )  # fmt: skip
 
 
@@ -215,9 +217,10 @@ def _case_chart(curves: StoredCurves, case: int, organ: int, late: np.ndarray, a
         title={"text": "time, h", "font": {"size": size}}, range=[0, round(end, 4)], nticks=6 if alone else 5,
         tickfont={"size": size}, unifiedhovertitle={"text": "%{x:.3~g} h, mg/L"},
     )  # fmt: skip
-    figure.update_yaxes(log_axis("mg/L", log_range(both, decades=6), 6 if alone else 4))
+    figure.update_yaxes(log_axis("mg/L", log_range(both, decades=6), 6 if alone else 5))
     figure.update_yaxes(title_font={"size": size}, tickfont={"size": size})
     matrix = str(curves.case_matrix[case])
     name = ORGANS[organ] if organ else "blood" if matrix.startswith("blood") else matrix
-    described = f"{curves.kind[case]} curve {curves.case_curve_id[case]}, truth in grey or dots, prediction in blue"
+    shape = "dots" if sparse else "a grey line"
+    described = f"{curves.kind[case]} curve {curves.case_curve_id[case]}, truth as {shape}, prediction as a blue line"
     return Chart(name, described, figure, 270 if alone else 175)

@@ -1,43 +1,14 @@
-"""Writing results: whole files or none, strict JSON."""
+"""Strict JSON: no NaN, written whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from perfuse.errors import PerfuseError
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, with the permissions that a new file would have.
-
-    Raises:
-        PerfuseError: if it cannot be written; nothing is left behind then.
-    """
-    part = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, path)
-    except OSError as error:
-        if part and os.path.exists(part):
-            os.unlink(part)
-        reason = error.strerror or str(error)
-        raise PerfuseError(f"{path} cannot be written ({reason}); choose another place with --out") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+from perfuse.files import write_atomic
 
 
 def plain(value: object) -> object:

@@ -127,10 +127,8 @@ class KnotModel(CurveModel):
     def _superpose(self, log_knots: Tensor, batch: CurveBatch) -> Tensor:
         """Sum over doses, mg/L, ``(B, O, T)``. At a dose time: the value before it, but C(0+) for a first bolus."""
         doses, system = batch.doses, batch.system
-        elapsed = batch.time_h[:, None, :] - doses.time_h[..., None]  # (B, D, T)
+        elapsed, counts = doses.elapsed(batch.time_h)
         given, infused = doses.amount_mg > 0, doses.duration_h > 0
-        first = doses.time_h == torch.where(given, doses.time_h, torch.inf).amin(1, keepdim=True)
-        counts = given[..., None] & ((elapsed > 0) | ((elapsed == 0) & first[..., None]))
         amount = torch.where(counts, doses.amount_mg[..., None], 0.0).to(log_knots.dtype)  # (B, D, T)
         total = log_knots.new_zeros(len(batch), N_ORGANS, batch.time_h.shape[1])
         for kind in (~infused, infused):

@@ -124,16 +124,13 @@ def solve_amounts(generator: Tensor, dose_node: int, doses: DoseEvents, time_h: 
         if grid:
             return propagate_uniform(generator, unit * amount, *grid, time_h.shape[1])
         return propagate_times(generator, unit * amount, time_h)
-    start, duration = doses.time_h.to(generator.dtype), doses.duration_h.to(generator.dtype)
-    elapsed = time_h[:, None, :] - start[..., None]  # (B, D, T)
-    given = amount > 0
-    first = start == torch.where(given, start, torch.inf).amin(1, keepdim=True)
-    counts = given[..., None] & ((elapsed > 0) | ((elapsed == 0) & first[..., None]))
+    doses = doses.to(generator.dtype)
+    elapsed, counts = doses.elapsed(time_h)
     shape = (elapsed.shape[1], elapsed.shape[2])
     out = propagate_times(generator, unit, elapsed.clamp_min(0).flatten(1)).unflatten(-1, shape)
-    infused = duration > 0
+    infused = doses.duration_h > 0
     if bool(infused.any()):
-        response = unit_infusion(generator, dose_node, elapsed, torch.where(infused, duration, 1.0))
+        response = unit_infusion(generator, dose_node, elapsed, torch.where(infused, doses.duration_h, 1.0))
         out = torch.where(infused[:, None, :, None], response, out)
     weight = torch.where(counts, amount[..., None], 0.0)  # (B, D, T)
     return (out * weight[:, None]).sum(2)

@@ -74,6 +74,17 @@ class DoseEvents:
         """True when every curve of the batch has one bolus at time 0."""
         return self.time_h.shape[1] == 1 and bool((self.time_h == 0).all() & (self.duration_h == 0).all())
 
+    def elapsed(self, time_h: Tensor) -> tuple[Tensor, Tensor]:
+        """Time since each dose began, h, and whether it counts yet, both ``(B, D, T)``, at times ``(B, T)``.
+
+        A dose counts after its time; the value at a dose time is the one before it. Only a curve's first dose counts
+        at once, so that a bolus shows C(0+).
+        """
+        since = time_h[:, None, :] - self.time_h[..., None]
+        given = self.amount_mg > 0
+        first = self.time_h == torch.where(given, self.time_h, torch.inf).amin(1, keepdim=True)
+        return since, given[..., None] & ((since > 0) | ((since == 0) & first[..., None]))
+
     @staticmethod
     def bolus(amount_mg: Tensor) -> DoseEvents:
         """One bolus at time 0 per curve; ``amount_mg`` is ``(B,)``."""

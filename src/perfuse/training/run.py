@@ -24,6 +24,7 @@ from perfuse.data.sources import source_hash
 from perfuse.data.split import Split, check_leakage, split_curves
 from perfuse.data.table import CurveSource, to_batch
 from perfuse.errors import InputError, PerfuseError
+from perfuse.files import write_atomic
 from perfuse.models import build_model
 from perfuse.pk.physiology import ORGANS
 from perfuse.training.budget import TIMED_STEPS, Budget
@@ -194,7 +195,7 @@ class _Session:
         self.progress.stopped = ""
         with _writable(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-            _write_config(self.out / CONFIG_FILE, self.config)
+            write_atomic(self.out / CONFIG_FILE, config_toml(self.config).encode())
             resume_after = None if self.checkpoint is None else max(self.progress.validated_step, 0)
             logs = RunLogs(self.out, self.config.training.tensorboard, resume_after)
         display = ProgressDisplay(console)
@@ -344,12 +345,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         setattr(memory, _FILL, filled)
-
-
-def _write_config(path: Path, config: RunConfig) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(config_toml(config), encoding="utf-8")
-    new.replace(path)
 
 
 def config_toml(config: RunConfig) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from perfuse.data.importers.text_rows import TextRow, read_rows
-from perfuse.data.inputs import DEFAULT_KP_METHOD, Dose, curve_table_for, stack_tables
+from perfuse.data.inputs import DEFAULT_KP_METHOD, Dose, curve_table_for
+from perfuse.data.stacking import stack_tables
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
 from perfuse.pk.drug import HEPATIC_FIELDS, Drug, located

@@ -11,11 +11,9 @@ Axis legend: N curves, O the 14 reported organs, T times.
 from __future__ import annotations
 
 import lzma
-import os
 import tokenize
 import zipfile
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,8 +21,9 @@ from typing import IO
 
 import numpy as np
 
-from perfuse.data.table import CurveTable, parameter_group
-from perfuse.errors import InputError, PerfuseError
+from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
+from perfuse.errors import InputError
+from perfuse.files import replacing
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, hub_reference
 from perfuse.pk.topology import get_topology
 
@@ -35,7 +34,6 @@ MAX_FILE_BYTES = 4 * 2**30
 _MAX_INFLATION = 1032
 """Deflate cannot expand more than this (zlib's own technical note)."""
 _MAX_HEADER_BYTES = 10_000
-_LOQ_FRACTION = 1e-5
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ def read_origin_npz(path: Path) -> CurveTable:
         time_h=np.tile(arrays["time_points"], (n, 1)),
         conc_mg_l=arrays["concentrations"],
         censored=np.zeros((n, len(ORGANS), t), dtype=bool),
-        loq_mg_l=_LOQ_FRACTION * arrays["doses"] / body.volume_l[ORGAN_INDEX["blood"]],
+        loq_mg_l=LOQ_FRACTION * arrays["doses"] / body.volume_l[ORGAN_INDEX["blood"]],
         matrix=np.full(n, "blood_venous"),
     )
     return table.validate(where)
@@ -266,16 +264,6 @@ def write_origin_npz(table: CurveTable, path: Path) -> Path:
         "time_points": table.time_h[0],
         COMPOUND_KEY: table.compound_id.astype(str),
     }
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as handle:
-            np.savez(handle, **arrays)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise PerfuseError(f"{path} cannot be written: {error.strerror or error}; nothing was kept") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    with replacing(path) as part, part.open("wb") as handle:
+        np.savez(handle, **arrays)
     return path

@@ -35,7 +35,7 @@ from perfuse.data.importers.tidy_columns import (
     topology_of,
 )
 from perfuse.data.importers.tidy_write import write_tidy
-from perfuse.data.table import CurveTable, parameter_group
+from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
 from perfuse.errors import InputError
 from perfuse.pk.curves import MATRICES
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology, check_flow_balance, hub_reference, human_reference
@@ -43,7 +43,6 @@ from perfuse.pk.topology import Topology
 
 ROUTES = ("iv_bolus", "iv_infusion")
 TISSUE = "tissue_homogenate"
-_LOQ_FRACTION = 1e-5
 
 
 @dataclass(frozen=True)
@@ -346,7 +345,7 @@ def _assemble(
     censored[curve, seen.organ, place] = seen.censored
     columns = {name: values[of_subject] for name, values in bodies.items()}
     dosing = _dose_arrays(doses, of_subject)
-    default = _LOQ_FRACTION * dosing["dose_mg"].sum(1) / columns["volume_l"][:, ORGAN_INDEX["blood"]]
+    default = LOQ_FRACTION * dosing["dose_mg"].sum(1) / columns["volume_l"][:, ORGAN_INDEX["blood"]]
     matrix_name = np.asarray(MATRICES)[matrix]
     return CurveTable(
         topology=topology,

@@ -5,15 +5,14 @@ Axis legend: C curves, O reported organs, D dose events, T times.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from perfuse.data.table import CurveTable
-from perfuse.errors import InputError, PerfuseError
+from perfuse.errors import InputError
+from perfuse.files import replacing
 from perfuse.pk.physiology import ORGANS
 
 
@@ -101,18 +100,9 @@ def write_tidy(table: CurveTable, path: Path) -> Path:
     if not unique:
         raise InputError("curve_id", "is not unique, so subjects would be mixed up", where=str(path))
     frame = pl.concat([_dose_rows(table), _observation_rows(table)], how="diagonal")
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
+    with replacing(path) as part:
         if suffix == ".parquet":
             frame.write_parquet(part)
         else:
             frame.write_csv(part, separator="\t" if suffix == ".tsv" else ",")
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise PerfuseError(f"{path} cannot be written: {error.strerror or error}; nothing was kept") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
     return path

@@ -18,7 +18,8 @@
       responsive: true,
       displaylogo: false,
       displayModeBar: touch || small ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      // No others: some would send the figure to a server.
+      modeBarButtons: [["toImage", "resetScale2d"]],
       // SVG needs no image load, which the page's policy would forbid.
       toImageButtonOptions: { format: "svg", filename: "perfuse" },
       plotlyServerURL: ""
