@@ -72,7 +72,7 @@ class EngineRun:
 
     Args:
         model: Name of the model; its own default configuration.
-        batch_size: Curves per step.
+        batch_size: Curves per step, if the table has as many.
         table: Curves to train on; a part of them makes epochs of about a third of ``turn_s``.
         work: Folder for runs.
         turn_s: Seconds that a turn should take.
@@ -82,11 +82,11 @@ class EngineRun:
     def __init__(
         self, model: str, batch_size: int, table: CurveTable, work: Path, turn_s: float, warm_s: float
     ) -> None:
-        self.model, self.batch_size = model, batch_size
+        self.model, self.batch_size = model, min(batch_size, len(table) - VALIDATION_CURVES)
         self.epochs = 0
         self._open(table, 4, work / f"{model}-{batch_size}-trial")
         per_s = self.train(EPOCHS_PER_TURN)
-        batches = max(2, round(per_s * turn_s / EPOCHS_PER_TURN / batch_size))
+        batches = max(2, round(per_s * turn_s / EPOCHS_PER_TURN / self.batch_size))
         self._open(table, batches, work / f"{model}-{batch_size}")
         self.train(max(EPOCHS_PER_TURN, round(warm_s * per_s / (self.batches * batch_size))))
 
