@@ -194,16 +194,20 @@ _MODEL_DEFAULTS: dict[str, tuple[float, int, int, int]] = {
     "lstm": (6e-3, 128, 50, 1000),
     "mlp": (5e-3, 128, 100, 2000),
 }
+_SMALL_BATCH = 64
 
 
 def resolve(config: RunConfig, n_train: int | None = None) -> RunConfig:
     """The configuration with every model-dependent default filled in.
 
-    Epochs that are not set depend on the size of the training split, ``n_train``: few curves are passed over more
-    often, so that the run has steps enough to learn anything. Without it, or with a wall-clock budget, which then
-    decides alone, they stay unset.
+    What is not set depends on the size of the training split, ``n_train``: few curves come in smaller batches (an
+    eighth of them, between 64 and the model's own default) and are passed over more often, so that the run has
+    steps enough to learn anything. With a wall-clock budget, which then decides alone, and without ``n_train``,
+    epochs stay unset.
     """
     lr, batch_size, epochs, least_steps = _MODEL_DEFAULTS[config.model.name]
+    if n_train is not None:
+        batch_size = min(batch_size, max(_SMALL_BATCH, n_train // 8))
     batch_size = config.training.batch_size or batch_size
     chosen = config.training.epochs
     if chosen is None and n_train is not None and config.training.max_minutes is None:

@@ -21,16 +21,20 @@ _GRID = "#dcdcdc"
 _DIGITS = 5
 """Significant digits of every number in a chart."""
 
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _AXIS = {
     "showgrid": True, "gridcolor": _GRID, "zeroline": False, "showline": True, "mirror": True, "linecolor": "#777",
-    "ticks": "outside", "ticklen": 3, "tickcolor": "#777", "tickformat": ".5~g", "automargin": True,
+    "ticks": "outside", "ticklen": 3, "tickcolor": "#777", "tickformat": ".5~g", "tickangle": 0,
+    "automargin": True,
     "title": {"standoff": 6, "font": {"size": 12.5}},
 }  # fmt: skip
 THEME = go.layout.Template(
     layout={
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": INK},
+        "font": {"family": _FONT, "size": 12, "color": INK},
         "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "margin": {"l": 8, "r": 10, "t": 8, "b": 8, "pad": 0},
-        "hoverlabel": {"bgcolor": "#fff", "bordercolor": "#777", "font": {"color": INK, "size": 12}, "namelength": -1},
+        "hoverlabel": {
+            "bgcolor": "#fff", "bordercolor": "#777", "namelength": -1, "font": {"family": _FONT, "color": INK, "size": 12},
+        },
         "legend": {"orientation": "h", "x": 0, "y": 1.01, "xanchor": "left", "yanchor": "bottom"},
         "xaxis": _AXIS, "yaxis": _AXIS,
     }
@@ -111,7 +115,7 @@ def log_axis(label: str, span: tuple[float, float], most_ticks: int = 7) -> dict
     if width >= 2:
         axis["dtick"] = max(1, math.ceil(width / most_ticks))
         if span[0] < -5 or span[1] > 5:  # 10^-8 reads better than 0.00000001
-            axis |= {"exponentformat": "power", "tickformat": ""}
+            axis |= {"exponentformat": "power", "tickformat": "", "tickfont": {"size": 10}}
     elif width > 0.5:
         axis["dtick"] = "D2"
     return axis

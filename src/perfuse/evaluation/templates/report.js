@@ -40,7 +40,7 @@
     boxes.forEach(function (box) {
       if (!box.clientWidth) return;
       draw(box);
-      var width = box.closest(".cases") ? 210 : Math.min(box.clientWidth, 520);
+      var width = box.closest(".cases") ? 210 : box.closest(".three") ? 290 : Math.min(box.clientWidth, 520);
       Plotly.relayout(box, { width: width });
     });
   });
