@@ -108,14 +108,15 @@ def log_range(values: np.ndarray | Sequence[float], decades: float = 12, pad: fl
     return round(low - margin, 4), round(high + margin, 4)
 
 
-def log_axis(label: str, span: tuple[float, float], most_ticks: int = 7) -> dict[str, object]:
+def log_axis(label: str, span: tuple[float, float], most_ticks: int = 7, font_px: float = 12) -> dict[str, object]:
     """A log axis over ``span`` (log10); whole decades as ticks when it holds at least two, else 1, 2, 5."""
     width = span[1] - span[0]
     axis: dict[str, object] = {"type": "log", "range": list(span), "title": {"text": label}, "dtick": "D1"}
+    axis["tickfont"] = {"size": font_px}
     if width >= 2:
         axis["dtick"] = max(1, math.ceil(width / most_ticks))
-        if span[0] < -5 or span[1] > 5:  # 10^-8 reads better than 0.00000001
-            axis |= {"exponentformat": "power", "tickformat": "", "tickfont": {"size": 10}}
+        if span[0] < -5 or span[1] > 5:  # 10^-8 reads better than 0.00000001; plotly draws powers 1.25 times as large
+            axis |= {"exponentformat": "power", "tickformat": "", "tickfont": {"size": font_px / 1.2}}
     elif width > 0.5:
         axis["dtick"] = "D2"
     return axis

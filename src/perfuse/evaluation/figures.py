@@ -217,8 +217,8 @@ def _case_chart(curves: StoredCurves, case: int, organ: int, late: np.ndarray, a
         title={"text": "time, h", "font": {"size": size}}, range=[0, round(end, 4)], nticks=6 if alone else 5,
         tickfont={"size": size}, unifiedhovertitle={"text": "%{x:.3~g} h, mg/L"},
     )  # fmt: skip
-    figure.update_yaxes(log_axis("mg/L", log_range(both, decades=6), 6 if alone else 5))
-    figure.update_yaxes(title_font={"size": size}, tickfont={"size": size})
+    figure.update_yaxes(log_axis("mg/L", log_range(both, decades=6), 6 if alone else 5, size))
+    figure.update_yaxes(title_font={"size": size})
     matrix = str(curves.case_matrix[case])
     name = ORGANS[organ] if organ else "blood" if matrix.startswith("blood") else matrix
     shape = "dots" if sparse else "a grey line"
