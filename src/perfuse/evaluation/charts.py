@@ -33,7 +33,8 @@ THEME = go.layout.Template(
         "font": {"family": _FONT, "size": 12, "color": INK},
         "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "margin": {"l": 8, "r": 10, "t": 8, "b": 8, "pad": 0},
         "hoverlabel": {
-            "bgcolor": "#fff", "bordercolor": "#777", "namelength": -1, "font": {"family": _FONT, "color": INK, "size": 12},
+            "bgcolor": "#fff", "bordercolor": "#777", "namelength": -1,
+            "font": {"family": _FONT, "color": INK, "size": 12},
         },
         "legend": {"orientation": "h", "x": 0, "y": 1.01, "xanchor": "left", "yanchor": "bottom"},
         "xaxis": _AXIS, "yaxis": _AXIS,

@@ -127,8 +127,8 @@ def scatter_chart(curves: StoredCurves) -> Chart:
             x=compact(ends), y=compact(factor * ends), mode="lines", name=name, hoverinfo="skip",
             line={"color": color, "width": 1.4, "dash": dash}, showlegend=bool(name),
         )  # fmt: skip
-    figure.update_xaxes(log_axis(f"true {_CONCENTRATION}", span, 5), constrain="domain")
-    figure.update_yaxes(log_axis(f"predicted {_CONCENTRATION}", span, 5), scaleanchor="x", constrain="domain")
+    figure.update_xaxes(log_axis(f"true {_CONCENTRATION}", span, 6), constrain="domain")
+    figure.update_yaxes(log_axis(f"predicted {_CONCENTRATION}", span, 6), scaleanchor="x", constrain="domain")
     described = f"{total} values; most lie near the diagonal when the prediction is good"
     return Chart("Predicted against true, all organs and times > 0", described, figure, 470, square=True)
 

@@ -30,7 +30,11 @@
     entries.forEach(function (entry) {
       if (!entry.isIntersecting) return;
       watcher.unobserve(entry.target);
-      draw(entry.target);
+      try {
+        draw(entry.target);
+      } catch (error) {  // the other charts are still drawn
+        entry.target.textContent = "This chart could not be drawn: " + error.message;
+      }
     });
   }, { rootMargin: "600px" });
   boxes.forEach(function (box) { watcher.observe(box); });
