@@ -244,3 +244,14 @@ def test_unfitted_model_and_wrong_topology_are_refused() -> None:
     model = make_model("flux", batch)
     with pytest.raises(InputError, match=r"topology does not match the model \(got circulation\); allowed: hub"):
         model(make_batch("circulation", 2))
+
+
+def test_predicting_in_inference_mode_first_does_not_spoil_training() -> None:
+    batch = make_batch("hub", 2)
+    system = replace(batch.system, topology=batch.system.topology.permuted(range(14)))  # nothing is cached for it yet
+    fresh = replace(batch, system=system)
+    model = make_model("flux", fresh)
+    with torch.inference_mode():
+        model(fresh)
+    model(fresh)[..., 1:].log().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())

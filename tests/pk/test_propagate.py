@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfuse.errors import InputError
+from perfuse.pk.mechanistic import generator_matrix
 from perfuse.pk.propagate import matrix_exponential, propagate_times, propagate_uniform, unit_infusion
+from perfuse.pk.topology import get_topology
 
 
 def random_generator(seed: int, batch: int = 3, n: int = 5, scale: float = 2.0) -> torch.Tensor:
@@ -109,3 +112,53 @@ def test_infusion_equals_many_small_boluses_and_the_closed_form() -> None:
             rhs = (torch.linalg.matrix_exp(k * a) - torch.linalg.matrix_exp(k * c)) @ unit / d
             torch.testing.assert_close(out[b, :, i], torch.linalg.solve(k, rhs), rtol=1e-8, atol=1e-13)
     assert (out >= 0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), log_t=st.floats(-3, 8))
+def test_any_horizon_and_times_agree_with_single_exponentials(seed: int, log_t: float) -> None:
+    generator, state = random_generator(seed, scale=1.0), torch.rand(3, 5, dtype=torch.float64)
+    times = torch.as_tensor(np.random.default_rng(seed).uniform(0, np.exp(log_t), (3, 4)))
+    out = propagate_times(generator, state, times)
+    for b in range(3):
+        for t in range(4):
+            truth = scipy.linalg.expm((generator[b] * times[b, t]).numpy()) @ state[b].numpy()
+            np.testing.assert_allclose(out[b, :, t].numpy(), truth, rtol=2e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("duration", [1e-6, 1e-4])
+def test_a_very_short_infusion_is_a_bolus(duration: float) -> None:
+    generator = random_generator(7, batch=1, n=4, scale=0.5)
+    unit = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64)
+    elapsed = torch.tensor([[[0.37, 5.1]]], dtype=torch.float64)
+    infused = unit_infusion(generator, 0, elapsed, torch.tensor([[duration]], dtype=torch.float64))[:, :, 0]
+    torch.testing.assert_close(infused, propagate_times(generator, unit, elapsed[:, 0]), rtol=20 * duration, atol=1e-9)
+
+
+def test_a_system_at_rest_keeps_its_infusion() -> None:
+    generator = torch.zeros(1, 3, 3, dtype=torch.float64)
+    elapsed = torch.tensor([[[0.5, 2.0, 9.0]]], dtype=torch.float64)
+    out = unit_infusion(generator, 1, elapsed, torch.tensor([[2.0]], dtype=torch.float64))[0, :, 0]
+    torch.testing.assert_close(out[1], torch.tensor([0.25, 1.0, 1.0], dtype=torch.float64))
+    assert (out[[0, 2]] == 0).all()
+
+
+@pytest.mark.parametrize("rate", [1e12, float("inf")])
+def test_rates_too_fast_to_solve_are_refused(rate: float) -> None:
+    generator = torch.tensor([[[-rate, 0.0], [rate, 0.0]]], dtype=torch.float64)
+    state = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for run in (
+        lambda: propagate_uniform(generator, state, 0.0, 1.0, 3),
+        lambda: propagate_times(generator, state, torch.tensor([[1.0]], dtype=torch.float64)),
+    ):
+        with pytest.raises(InputError, match="rate constants are too fast to solve"):
+            run()
+
+
+def test_constants_made_in_inference_mode_serve_training_later() -> None:
+    topology = get_topology("hub").permuted(range(14))  # an object of its own: nothing is cached for it yet
+    rates = torch.ones(1, topology.n_edges + 2, dtype=torch.float64)
+    with torch.inference_mode():
+        generator_matrix(topology, rates)
+    generator_matrix(topology, rates.requires_grad_(True)).sum().backward()
+    assert rates.grad is not None

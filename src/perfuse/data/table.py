@@ -22,6 +22,9 @@ from perfuse.pk.topology import Topology
 
 LOQ_FRACTION = 1e-5
 """Limit of quantification where none is stated: this fraction of dose / blood volume, per curve."""
+KP_RANGE = (1e-4, 1e6)
+"""Partition coefficients beyond this are no measurement, and make rates that no solver can follow."""
+SHORTEST_INFUSION_H = 1e-6
 PLASMA_MATRICES = ("plasma", "serum", "arterial_plasma")
 
 
@@ -122,13 +125,16 @@ def _check_columns(t: CurveTable, where: str) -> None:
     for name, shape in shapes.items():
         if t.column(name).shape != shape:
             raise InputError(name, "has a wrong shape", value=t.column(name).shape, allowed=str(shape), where=where)
-    for name, unit in (("volume_l", "L"), ("kp", ""), ("bp_ratio", ""), ("body_weight_kg", "kg"), ("loq_mg_l", "mg/L")):
+    _refuse(t, ~((t.kp >= KP_RANGE[0]) & (t.kp <= KP_RANGE[1])), "kp", t.kp, where, allowed="1e-4 to 1e6")
+    for name, unit in (("volume_l", "L"), ("bp_ratio", ""), ("body_weight_kg", "kg"), ("loq_mg_l", "mg/L")):
         v = t.column(name)
         _refuse(t, ~((v > 0) & np.isfinite(v)), name, v, where, unit=unit, allowed="> 0 and finite")
     _refuse(t, ~((t.fup > 0) & (t.fup <= 1)), "fup", t.fup, where, allowed="(0, 1]")
     for name, unit in (("flow_l_h", "L/h"), ("elimination_l_h", "L/h"), ("dose_mg", "mg"), ("dose_duration_h", "h")):
         v = t.column(name)
         _refuse(t, ~((v >= 0) & np.isfinite(v)), name, v, where, unit=unit, allowed=">= 0 and finite")
+    short = (t.dose_duration_h > 0) & (t.dose_duration_h < SHORTEST_INFUSION_H)
+    _refuse(t, short, "dose_duration_h", t.dose_duration_h, where, unit="h", allowed="0 (bolus) or >= 1e-6")
     _refuse(t, ~np.isfinite(t.dose_time_h), "dose_time_h", t.dose_time_h, where, unit="h", allowed="finite")
     total = t.dose_mg.sum(-1)
     _refuse(t, ~(total > 0), "dose_mg", total, where, unit="mg", allowed="> 0 in total")

@@ -56,6 +56,7 @@ class GraphIndex:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # the first caller may be in inference mode; a later one may train
 def _graph_index(topology: Topology, device: str) -> GraphIndex:
     edge_index = torch.as_tensor(topology.edge_index)
     source_of, target_of = (functional.one_hot(end, topology.n_nodes).float() for end in edge_index)

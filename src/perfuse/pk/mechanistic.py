@@ -20,6 +20,7 @@ from perfuse.pk.topology import Topology, get_topology
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # the first caller may be in inference mode; a later one may train
 def _incidence(topology: Topology, with_sinks: bool, device: str) -> Tensor:
     incidence = torch.as_tensor(topology.incidence)
     if with_sinks:

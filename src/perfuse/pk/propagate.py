@@ -17,10 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perfuse.errors import InputError
+
 _TAYLOR_DEGREE = 16
 _TAYLOR_RADIUS = 1.0
 """Degree and largest 1-norm of the Taylor step: remainder 1/17! = 3e-15."""
 _COEFFICIENT = [1 / math.factorial(k) for k in range(_TAYLOR_DEGREE + 1)]
+_LARGEST_THETA = 1e11
+"""Largest rate x time: beyond it rounding, which grows with it, leaves fewer than four digits."""
 _VECTOR_DEGREE = 10
 _VECTOR_RADIUS = 0.25
 """The same for the Taylor step applied to vectors: remainder 0.25^11/11! = 6e-15."""
@@ -32,7 +36,25 @@ def _shifted(generator: Tensor) -> tuple[Tensor, Tensor, float]:
     q = -torch.diagonal(generator.detach(), dim1=-2, dim2=-1).amin(-1)[..., None, None]
     eye = torch.eye(generator.shape[-1], dtype=generator.dtype, device=generator.device)
     shifted = (generator + q * eye).clamp_min(0)
-    return shifted, q, float(shifted.detach().sum(-2).amax())
+    column_sum = float(shifted.detach().sum(-2).amax())
+    return shifted, q, math.inf if math.isinf(float(q.amax())) else column_sum
+
+
+def _halvings(column_sum: float, time_h: float, radius: float) -> int:
+    """How often ``time_h`` is halved until (rate x time) is below ``radius``; each doubling back costs a rounding.
+
+    Raises:
+        InputError: when the fastest rate is too fast for float64 to say anything after that time. (A rate that is not
+            a number passes on: training names the curves behind it.)
+    """
+    theta = column_sum * time_h
+    if theta > _LARGEST_THETA:
+        raise InputError(
+            "rate constants", "are too fast to solve", value=column_sum, unit="1/h",
+            allowed=f"<= {_LARGEST_THETA / time_h:.3g} 1/h over {time_h:.3g} h",
+            hint="look at volumes, flows and Kp: a tiny Kp or volume empties an organ that fast",
+        )  # fmt: skip
+    return max(0, math.ceil(math.log2(theta / radius))) if theta > 0 else 0
 
 
 def _add_transposed_products(out: Tensor, grad: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -135,8 +157,7 @@ class _Doubling(torch.autograd.Function):
 def matrix_exponential(generator: Tensor, step_h: float) -> Tensor:
     """exp(K h) ``(B, N, N)`` for Metzler matrices K ``(B, N, N)``, 1/h, all entries non-negative."""
     shifted, q, column_sum = _shifted(generator)
-    theta = column_sum * step_h
-    squarings = max(0, math.ceil(math.log2(theta / _TAYLOR_RADIUS))) if theta > 0 else 0
+    squarings = _halvings(column_sum, step_h, _TAYLOR_RADIUS)
     h = step_h / 2**squarings
     out = _MatrixTaylor.apply(shifted * h) * torch.exp(-q * h)
     return _Squarings.apply(out, squarings)
@@ -175,11 +196,11 @@ def propagate_times(generator: Tensor, state: Tensor, time_h: Tensor) -> Tensor:
     if t_max == 0:
         return out + 0
     shifted, q, column_sum = _shifted(generator)
-    theta = column_sum * t_max
-    rungs = max(0, math.ceil(math.log2(theta / _VECTOR_RADIUS))) if theta > 0 else 0
+    rungs = _halvings(column_sum, t_max, _VECTOR_RADIUS)
     h = t_max / 2**rungs
-    count = torch.floor(time_h / h).to(torch.int64)
-    rest = (time_h - count * h).clamp_min(0)[:, None, :]
+    whole = torch.floor(time_h / h)
+    rest = (time_h - whole * h).clamp_min(0)[:, None, :]  # in floating point: an int64 tensor times h would be float32
+    count = whole.to(torch.int64)
     power = _MatrixTaylor.apply(shifted * h) * torch.exp(-q * h)
     for j in range(rungs + 1):
         bit = ((count >> j) & 1).bool()[:, None, :]
@@ -200,6 +221,7 @@ def _with_source(generator: Tensor, node: int) -> tuple[Tensor, Tensor]:
     """
     batch, n = generator.shape[0], generator.shape[-1]
     q = -torch.diagonal(generator, dim1=-2, dim2=-1).amin(-1)
+    q = q.clamp_min(1e-6)  # a system at rest still needs a source
     column = torch.zeros(batch, n, 1, dtype=generator.dtype, device=generator.device)
     selector = column.clone()
     selector[:, node] = 1

@@ -7,7 +7,8 @@
             clip, update, average the weights
         validate, keep the best, go on, or stop
 
-Per step the host waits for the device once: for the losses and the gradient norm together.
+Per step the loop waits for the device once: for the losses and the gradient norm together. (Models look at doses and
+time grids on the host; with a batch on a GPU that waits too.)
 """
 
 from __future__ import annotations
