@@ -1,11 +1,11 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and TOML is read or refused in one line."""
 
 from pathlib import Path
 
 import pytest
 
-from perfuse.errors import PerfuseError
-from perfuse.files import replacing, write_atomic
+from perfuse.errors import InputError, PerfuseError
+from perfuse.files import read_toml, replacing, write_atomic
 
 
 def test_a_file_is_replaced_whole_with_ordinary_permissions(tmp_path: Path) -> None:
@@ -32,3 +32,26 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) 
         raise KeyError("another error passes through")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_toml_becomes_plain_data(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "µ"\n[part]\nlist = [1, 2.5]\n', encoding="utf-8")
+    assert read_toml(path, "--config") == {"name": "µ", "part": {"list": [1, 2.5]}}
+
+
+@pytest.mark.parametrize(
+    "content", [b"a = ", b"a = 1\na = 2\n", b"\xff\xfea = 1", b"a = " + b"9" * 5000, b"a = " + b"[" * 100_000]
+)
+def test_what_is_no_toml_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^--config is no valid TOML \(got .*a.toml\); hint: ") as error:
+        read_toml(path, "--config")
+    assert "\n" not in str(error.value)
+
+
+def test_toml_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(InputError, match="^drug file cannot be read"):
+            read_toml(path, "drug file")

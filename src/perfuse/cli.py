@@ -217,7 +217,7 @@ def predict(
         dose_mg: One intravenous dose at time 0, mg, instead of the file's (TOML only).
         duration_h: Duration of its infusion, h; left out: a bolus.
         body_weight_kg: Body weight, kg (TOML only).
-        matrix: What the blood row means: plasma, blood_venous, ... (TOML only).
+        matrix: What the blood row means: plasma, serum or blood_venous (TOML only).
         device: Where to compute.
         force: Replace OUT if it exists.
         quiet: Print nothing.

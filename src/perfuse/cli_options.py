@@ -6,7 +6,6 @@ A flag that is not given leaves the file's value, or the default, alone. Every f
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from perfuse.errors import InputError
+from perfuse.files import read_toml
 
 if TYPE_CHECKING:
     from perfuse.config import RunConfig
@@ -247,14 +247,7 @@ def simulation_options(flags: dict[str, int | str | None], config_path: Path | N
     Raises:
         InputError: for an unreadable file, an unknown key, a wrong type or a missing number of curves.
     """
-    values: dict[str, Any] = {}
-    if config_path:
-        try:
-            values = tomllib.loads(config_path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError("--config", "cannot be read", value=str(config_path), hint=error.strerror or "") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError("--config", "is no valid TOML", value=str(config_path), hint=str(error)) from None
+    values = read_toml(config_path, "--config") if config_path else {}
     values |= {key: value for key, value in flags.items() if value is not None}
     allowed = {"n": int, "task": str, "seed": int, "shard_size": int}
     for key, value in values.items():

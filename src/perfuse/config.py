@@ -1,18 +1,18 @@
 """The typed configuration of a training run: one TOML file, frozen pydantic models, every field checked.
 
-Imports nothing of ours but errors. A run's folder keeps the resolved configuration as ``config.toml``.
+Imports nothing of ours but errors and files. A run's folder keeps the resolved configuration as ``config.toml``.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from perfuse.errors import InputError
+from perfuse.files import read_toml
 
 ModelName = Literal["flux", "loglinear-rates", "recurrent", "lstm", "mlp"]
 Precision = Literal["32", "bf16", "16"]
@@ -240,10 +240,4 @@ def load_config(path: Path) -> RunConfig:
     Raises:
         InputError: if the file is missing, is no TOML, or holds a bad key or value.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("--config", "cannot be read", value=str(path), hint=error.strerror or "") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError("--config", "is no valid TOML", value=str(path), hint=str(error)) from None
-    return parse_config(data, where=str(path))
+    return parse_config(read_toml(path, "--config"), where=str(path))

@@ -1,14 +1,16 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all; reading TOML with one clear line for what is wrong."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from perfuse.errors import PerfuseError
+from perfuse.errors import InputError, PerfuseError
 
 
 def _umask() -> int:
@@ -52,3 +54,21 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with replacing(path) as part:
         part.write_bytes(content)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file as plain data.
+
+    Args:
+        path: The file.
+        what: What the reader knows it as, an option or a kind of file; the error begins with it.
+
+    Raises:
+        InputError: for a file that cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(what, "cannot be read", value=str(path), hint=error.strerror or "") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too long a number, nested too deeply
+        raise InputError(what, "is no valid TOML", value=str(path), hint=str(error)) from None

@@ -5,19 +5,31 @@ Nothing is executed, unpickled or loaded whole: JSON, TOML, the safetensors head
 
 from __future__ import annotations
 
+import hashlib
 import json
+import lzma
 import math
 import struct
+import tokenize
 import tomllib
 import zipfile
-from hashlib import sha256
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from perfuse.errors import InputError
 
 Facts = dict[str, Any]
 _MAX_HEADER_BYTES = 100 * 2**20
+_MAX_TEXT_BYTES = 2**28
+"""Largest JSON or TOML file that is read, as for the loader of checkpoints."""
+_MAX_DEPTH = 64
+_MAX_BITS = 4096
+_BROKEN_ARCHIVE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, SyntaxError, ValueError, TypeError, EOFError,
+    OSError, RuntimeError, MemoryError, OverflowError,
+)  # fmt: skip
+"""What the readers of zip and npy headers raise; RuntimeError: encrypted members, unknown compression."""
 
 
 def describe(path: Path) -> Facts:
@@ -46,10 +58,48 @@ def describe(path: Path) -> Facts:
     return reader(path)
 
 
+def _text(path: Path) -> str:
+    """A text file, whole.
+
+    Raises:
+        InputError: if it is larger than any that Perfuse writes, or no UTF-8.
+    """
+    size = path.stat().st_size
+    if size > _MAX_TEXT_BYTES:
+        raise InputError(
+            path.name, "is too large", value=size, unit="bytes", allowed=f"<= {_MAX_TEXT_BYTES}", where=str(path)
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(path.name, "is no text", value=str(path), hint=str(error)) from None
+
+
+def _check_plain(value: object) -> None:
+    """Raise ValueError for what is nested too deep, or a whole number too long, to be shown."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, int) and item.bit_length() > _MAX_BITS:
+                raise ValueError(f"holds a whole number of {item.bit_length()} bits")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+
+
 def _json(path: Path) -> Facts:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = json.loads(_text(path))
+        _check_plain(data)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(path.name, "is no valid JSON", value=str(path), hint=str(error)) from None
     if not isinstance(data, dict):
         raise InputError(path.name, "holds no JSON object", value=str(path))
@@ -58,8 +108,11 @@ def _json(path: Path) -> Facts:
 
 def _toml(path: Path) -> Facts:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(_text(path))
+        _check_plain(data)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(path.name, "is no valid TOML", value=str(path), hint=str(error)) from None
     return {"kind": "TOML file", "path": str(path), **data}
 
@@ -75,19 +128,36 @@ def _safetensors(path: Path) -> Facts:
         raw = file.read(length)
     try:
         header = json.loads(raw)
-        tensors = {k: v for k, v in header.items() if k != "__metadata__"}
-        end = max((v["data_offsets"][1] for v in tensors.values()), default=0)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError):
+        if not isinstance(header, dict):
+            raise ValueError("no object")
+        tensors = [_tensor(value) for name, value in header.items() if name != "__metadata__"]
+    except (ValueError, RecursionError):
         raise InputError(path.name, "has an unreadable safetensors header", value=str(path)) from None
+    end = max((stop for _, stop in tensors), default=0)
     if 8 + length + end != size:
         raise InputError(path.name, "is cut short", value=size, unit="bytes", allowed=f"{8 + length + end} bytes")
-    numbers = 0
-    for tensor in tensors.values():
-        count = 1
-        for extent in tensor["shape"]:
-            count *= extent
-        numbers += count
+    numbers = sum(count for count, _ in tensors)
     return {"kind": "safetensors", "path": str(path), "bytes": size, "tensors": len(tensors), "numbers": numbers}
+
+
+def _tensor(entry: object) -> tuple[int, int]:
+    """How many numbers one entry of a safetensors header declares, and where its bytes end.
+
+    Raises:
+        ValueError: if it is no entry, or its bytes cannot hold so many.
+    """
+    facts = entry if isinstance(entry, dict) else {}
+    shape, offsets = facts.get("shape"), facts.get("data_offsets")
+    for sizes in (shape, offsets):
+        if not isinstance(sizes, list) or not all(type(n) is int and 0 <= n < 2**63 for n in sizes):
+            raise ValueError("no list of sizes")
+    shape, offsets = cast("list[int]", shape), cast("list[int]", offsets)
+    if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > _MAX_DEPTH:
+        raise ValueError("no range of bytes, or too many axes")
+    count = math.prod(shape)
+    if count > 8 * (offsets[1] - offsets[0]):
+        raise ValueError("more numbers than bits")
+    return count, offsets[1]
 
 
 def _checkpoint(path: Path) -> Facts:
@@ -95,8 +165,8 @@ def _checkpoint(path: Path) -> Facts:
     from perfuse.training.state import StateError, loads
 
     try:
-        state = loads((path / "state.json").read_text(encoding="utf-8"))
-    except (StateError, UnicodeDecodeError) as error:
+        state = loads(_text(path / "state.json"))
+    except StateError as error:
         raise InputError("state.json", str(error)[:200], where=str(path)) from None
     if not isinstance(state, dict):
         raise InputError("state.json", "holds no object", where=str(path))
@@ -108,26 +178,36 @@ def _checkpoint(path: Path) -> Facts:
     split = state.get("split")
     for name, part in split.items() if isinstance(split, dict) else ():
         if isinstance(part, dict):
-            facts[f"{name}_part"] = f"{part.get('n_curves')} curves, {len(part.get('compound_ids', ()))} compounds"
+            compounds = part.get("compound_ids")
+            known = len(compounds) if isinstance(compounds, list | tuple) else "unknown"
+            facts[f"{name}_part"] = f"{part.get('n_curves')} curves, {known} compounds"
     hashes = state.get("files")
     for name in ("model.safetensors", "optimizer.safetensors"):
         file = path / name
         if not file.is_file():
             raise InputError(name, "is missing from the checkpoint", where=str(path))
         found = {k: v for k, v in _safetensors(file).items() if k not in ("kind", "path")}
-        intact = isinstance(hashes, dict) and hashes.get(name) == sha256(file.read_bytes()).hexdigest()
+        intact = isinstance(hashes, dict) and hashes.get(name) == _sha256(file)
         facts[name] = found | {"sha256": "as in state.json" if intact else "NOT the one in state.json"}
     return facts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _epochs(path: Path) -> list[Facts]:
     """The complete lines of ``metrics.jsonl``; a run that is going on may be writing the last one."""
     found: list[Facts] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in _text(path).splitlines() if path.is_file() else []:
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            facts = json.loads(line)
+            _check_plain(facts)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(facts, dict):
+            found.append(facts)
     return found
 
 
@@ -150,7 +230,8 @@ def _run(path: Path) -> Facts:
 
 
 def _dataset(path: Path) -> Facts:
-    return {"kind": "dataset", "path": str(path), **_json(path / "manifest.json")}
+    named = {"kind": "dataset", "path": str(path)}
+    return named | _json(path / "manifest.json") | named
 
 
 def _npz(path: Path) -> Facts:
@@ -166,8 +247,9 @@ def _npz(path: Path) -> Facts:
                     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
                     shape, _, dtype = read(file)
                 arrays[member.removesuffix(".npy")] = f"{dtype} {list(shape)}"
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise InputError(path.name, "is no readable .npz archive", value=str(path), hint=str(error)) from None
+    except _BROKEN_ARCHIVE as error:
+        reason = str(error)[:200] or type(error).__name__
+        raise InputError(path.name, "is no readable .npz archive", value=str(path), hint=reason) from None
     return {"kind": "npz archive", "path": str(path), "bytes": path.stat().st_size, "arrays": arrays}
 
 
@@ -200,7 +282,7 @@ def _parquet(path: Path) -> Facts:
 
     try:
         found = pq.read_metadata(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(path.name, "is no readable Parquet", value=str(path), hint=str(error)) from None
     columns = found.schema.names
     return {"kind": f"{_table_kind(columns)} (Parquet)", "path": str(path), "rows": found.num_rows, "columns": columns}
@@ -208,7 +290,12 @@ def _parquet(path: Path) -> Facts:
 
 def to_json(facts: Facts) -> str:
     """The facts as JSON; infinities, which JSON has not, as text."""
-    return json.dumps(_plain(facts), indent=2, ensure_ascii=False, allow_nan=False)
+    return _printable(json.dumps(_plain(facts), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _printable(text: str) -> str:
+    """The text with halves of characters, which no terminal takes, as question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def _plain(value: object) -> object:
@@ -227,9 +314,9 @@ def lines(facts: Facts, indent: int = 0) -> list[str]:
     for key, value in facts.items():
         pad = "  " * indent
         if isinstance(value, dict) and value:
-            out.append(f"{pad}{key}:")
+            out.append(_printable(f"{pad}{key}:"))
             out += lines(value, indent + 1)
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            out.append(f"{pad}{key}: {text if len(text) <= 160 else text[:157] + '...'}")
+            out.append(_printable(f"{pad}{key}: {text if len(text) <= 160 else text[:157] + '...'}"))
     return out

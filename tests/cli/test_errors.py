@@ -270,8 +270,17 @@ def _edit_manifest(**values: object) -> Callable[[Path], None]:
     return change
 
 
+def _overwrite(folder: Path) -> None:
+    """One changed bit among the values: size, columns and rows stay as they were."""
+    shard = _shard(folder)
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+
+
 DATASET_CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated shard": (_truncate, "shard-00000.arrow"),
+    "overwritten shard": (_overwrite, "shard-00000.arrow: shard has changed"),
     "missing shard": (lambda f: _shard(f).unlink(), "shard-00000.arrow"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json"),
     "manifest is no JSON": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json"),
@@ -424,6 +433,30 @@ def test_missing_weights(runs: Path, t1_dataset: Path, capsys: Capture, tmp_path
     for checkpoint in ("best", "last"):
         (spoiled / checkpoint / "model.safetensors").unlink()
     refused(capsys, "evaluate", spoiled, t1_dataset, says="model.safetensors")
+
+
+def test_overwritten_data_is_not_judged_or_resumed_on(
+    runs: Path, t1_dataset: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(t1_dataset, tmp_path / "changed"))
+    _overwrite(changed)
+    says = "shard-00000.arrow: shard has changed"
+    refused(capsys, "evaluate", runs / "loglinear", changed, says=says)
+    resumed = Path(shutil.copytree(runs / "loglinear", tmp_path / "resumed"))
+    refused(capsys, "train", changed, "--out", resumed, "--resume", says=says)
+
+
+def test_an_absent_device_is_one_line(
+    runs: Path, t1_dataset: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    says = "--device is not available here (got cuda)"
+    refused(capsys, "evaluate", runs / "loglinear", t1_dataset, "--device", "cuda", says=says)
+    drug = tmp_path / "drug.toml"
+    drug.write_text("name = 'a'\nmw_g_mol = 300\nlogp = 2\nfup = 0.5\ncl_total_l_h = 5\ndose_mg = 10\n")
+    arguments = ("predict", runs / "loglinear", drug, "--out", tmp_path / "out.csv", "--device", "cuda")
+    refused(capsys, *arguments, says=says)
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_evaluate_on_another_topology(runs: Path, capsys: Capture, tmp_path: Path) -> None:

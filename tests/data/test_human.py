@@ -67,6 +67,8 @@ def test_one_curve_becomes_what_the_drug_says(tmp_path: Path) -> None:
 def test_loq_never_exceeds_what_was_observed(tmp_path: Path) -> None:
     usual, _ = _read(tmp_path, [ROW])
     assert usual.loq_mg_l[0] == pytest.approx(1e-5 * 100 / 5.0)
+    baseline, _ = _read(tmp_path, [ROW, ROW | {"time_h": 0, "conc_mg_per_L": 1e-9}])
+    assert baseline.loq_mg_l[0] == usual.loq_mg_l[0]
     low, _ = _read(tmp_path, [ROW, ROW | {"time_h": 30, "conc_mg_per_L": 1e-6}])
     assert low.loq_mg_l[0] == 1e-6
     assert to_batch(low).mask[0, 0].all()
@@ -122,7 +124,7 @@ def test_noteworthy_curve_is_kept_and_counted(tmp_path: Path, change: dict[str, 
 def test_values_dropped_and_averaged(tmp_path: Path) -> None:
     rows = [
         ROW | {"time_h": t, "conc_mg_per_L": c}
-        for t, c in ((1, 4.0), (1, 1.0), (2, 0), (-1, 3.0), ("", 2.0), (5, ""), (8, 0.5))
+        for t, c in ((1, 4.0), (1, 1.0), (2, 0), (-1, 3.0), (0, 9.0), ("", 2.0), (5, ""), (8, 0.5))
     ]
     table, report = _read(tmp_path, rows)
     assert table.time_h[0].tolist() == [1.0, 8.0]
@@ -130,7 +132,7 @@ def test_values_dropped_and_averaged(tmp_path: Path) -> None:
     assert report.averaged_values == 1
     assert report.dropped_values == {
         "zero: below a limit of quantification that is not stated": 1,
-        "before the dose": 1,
+        "not after the dose": 2,
         "no time or no concentration": 2,
     }
 
@@ -144,20 +146,10 @@ def test_matrices_and_infusion(tmp_path: Path) -> None:
     assert to_batch(table).is_plasma.tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("(R)-Warfarin", "warfarin"),
-        ("(S)-(-)-Propranolol", "propranolol"),
-        ("(±)-Verapamil", "verapamil"),
-        ("(+)-X", "x"),
-        ("Rifampicin", "rifampicin"),
-        ("(r)-", "(r)-"),
-        ("(2s,3s)-y", "(2s,3s)-y"),
-    ],
-)
-def test_enantiomers_share_their_racemate(name: str, key: str) -> None:
-    assert human.compound_key(name) == key
+def test_enantiomers_are_one_compound(tmp_path: Path) -> None:
+    table, report = _read(tmp_path, [ROW | {"compound": "(S)-Drugone"}, ROW | {"curve_id": "c2"}])
+    assert table.compound_id.tolist() == ["drugone", "drugone"]
+    assert (report.n_compounds, report.n_kept_compounds) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +253,14 @@ def test_drug_dose_table(tmp_path: Path) -> None:
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,kp_gut\na,300,2,0.2,10,5,-1\n", "line 2: kp.gut"),
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,matrix\na,300,2,0.2,10,5,sweat\n", "matrix is unknown"),
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,body_weight_kg\na,300,2,0.2,10,5,0\n", "line 2: body_weight_kg"),
+        (
+            "name,mw_g_mol,logp,fup,dose_mg,clint_l_h,matrix\na,300,2,0.2,10,5,blood_arterial\n",
+            "line 2: matrix cannot be",
+        ),
+        (
+            "name,mw_g_mol,logp,fup,dose_mg,clint_l_h,kp_liver\na,300,2,0.2,10,5,1e-15\n",
+            "line 2: kp.liver is not allowed",
+        ),
         (
             "name,mw_g_mol,logp,fup,dose_mg,clint_l_h\na,300,2,0.2,10,5\na,300,3,0.2,10,5\n",
             "line 3: logp differs between doses of curve a",

@@ -164,6 +164,12 @@ def test_route_follows_duration() -> None:
         ({"time_h": np.asarray([-1.0, 1.0])}, "negative or not finite"),
         ({"time_h": np.asarray([1.0, np.nan])}, "negative or not finite"),
         ({"matrix": "sweat"}, "matrix is unknown"),
+        (
+            {"matrix": "blood_arterial"},
+            "modelled.*plasma, serum, blood_venous.*reported blood is venous",
+        ),
+        ({"matrix": "arterial_plasma"}, "matrix cannot be modelled.*got arterial_plasma.*reported blood is venous"),
+        ({"matrix": "tissue_homogenate"}, "matrix does not fit blood.*tissue_homogenate is for tissues"),
         ({"kp_method": "magic"}, "kp_method is unknown"),
         ({"drug": Drug(**GOOD)}, "clearance of the liver is missing"),
         ({"drug": Drug(**GOOD, cl_total_l_h=1.0)}, "cl_total_l_h is below renal clearance"),

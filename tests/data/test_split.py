@@ -136,3 +136,10 @@ def test_leaks_are_named(table: CurveTable, split: Split, problem: str) -> None:
     source = named(table, ["A", "B", "A", "C"], ["x", "y", "z", "y"])
     with pytest.raises(InputError, match=problem):
         check_leakage(source, split)
+
+
+def test_enantiomers_and_spellings_stay_together() -> None:
+    names = np.asarray(["(R)-Warfarin", "warfarin", "(s)-WARFARIN", "b", "c", "d"])
+    unit = curve_units(names, np.asarray(list("uvwxyz")))
+    assert len(set(unit[:3])) == 1
+    assert len(set(unit)) == 4

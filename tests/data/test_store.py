@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from perfuse.data.simulate import simulate_task
-from perfuse.data.sources import source_hash
+from perfuse.data.sources import open_source, source_hash
 from perfuse.data.store import CurveStore, write_dataset
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.errors import InputError, PerfuseError
@@ -177,6 +177,12 @@ def test_manifests_that_are_none_are_refused(dataset: Path, text: str) -> None:
         CurveStore.open(dataset)
 
 
+def test_a_huge_manifest_is_not_read(dataset: Path) -> None:
+    os.truncate(dataset / "manifest.json", 2**28 + 1)  # sparse: takes no room
+    with pytest.raises(InputError, match="manifest is too large"):
+        CurveStore.open(dataset)
+
+
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         CurveStore.open(tmp_path)
@@ -203,6 +209,28 @@ def test_changed_content_is_refused_when_verified(dataset: Path) -> None:
     CurveStore.open(dataset)  # sizes alone cannot tell
     with pytest.raises(InputError, match=r"sha256"):
         CurveStore.open(dataset, verify=True)
+
+
+def overwrite_kp(dataset: Path, kp: float) -> None:
+    """Write a partition coefficient over one of the second shard's, in the file itself."""
+    path = dataset / "shard-00001.arrow"
+    raw = path.read_bytes()
+    old = CurveStore.open(dataset).column("kp")[10:20].tobytes()
+    assert raw.count(old) == 1
+    path.write_bytes(raw.replace(old, np.float64(kp).tobytes() + old[8:]))
+
+
+@pytest.mark.parametrize("kp", [-5.0, 50.0])
+def test_an_overwritten_value_is_refused_before_a_curve_is_used(dataset: Path, kp: float) -> None:
+    overwrite_kp(dataset, kp)
+    assert open_source(dataset, verify=False).take([10]).kp[0, 0] == kp
+    with pytest.raises(InputError, match=r"shard-00001\.arrow: shard has changed since it was written") as error:
+        open_source(dataset)
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_dataset_passes_verification(dataset: Path, table: CurveTable) -> None:
+    assert_equal(open_source(dataset).take(range(30)), table)
 
 
 def test_a_shard_that_is_no_arrow_file_is_refused(dataset: Path) -> None:
@@ -254,6 +282,27 @@ def test_an_empty_folder_is_filled(table: CurveTable, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     write_dataset([table], tmp_path / "new", generator={}, seed=None)
     assert len(CurveStore.open(tmp_path / "new")) == 30
+
+
+def test_what_an_earlier_process_of_the_same_number_left_is_neither_used_nor_removed(
+    table: CurveTable, tmp_path: Path
+) -> None:
+    left = tmp_path / f".new.part-{os.getpid()}"
+    left.mkdir()
+    (left / "precious").write_text("x")
+    write_dataset([table], tmp_path / "new", generator={}, seed=None)
+    assert leftovers(tmp_path) == [left.name, "new"]
+    assert leftovers(left) == ["precious"]
+    with pytest.raises(InputError, match="there is not one"):
+        write_dataset([], tmp_path / "another", generator={}, seed=None)
+    assert leftovers(left) == ["precious"]
+
+
+def test_a_dataset_folder_has_ordinary_permissions(table: CurveTable, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    write_dataset([table], tmp_path / "new", generator={}, seed=None)
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "new").stat().st_mode & 0o077
 
 
 def test_no_curves_leave_nothing(tmp_path: Path) -> None:

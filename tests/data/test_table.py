@@ -44,7 +44,7 @@ def test_mask_counts_what_was_observed_after_the_dose_and_above_the_limit(table:
 def test_plasma_is_told_from_blood(table: CurveTable) -> None:
     names = ["blood_venous", "plasma", "serum", "arterial_plasma", "blood_arterial", "tissue_homogenate"]
     batch = to_batch(replace(table, matrix=np.asarray(names)))
-    assert batch.is_plasma.tolist() == [False, True, True, True, False, False]
+    assert batch.is_plasma.tolist() == [False, True, True, False, False, False]
 
 
 def test_parameter_groups_are_equal_drugs(table: CurveTable) -> None:

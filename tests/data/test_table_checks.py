@@ -19,7 +19,7 @@ def changed(table: CurveTable, field: str, at: tuple[int, ...], value: object) -
 BAD = [
     ("volume_l", (1, 3), 0.0, r"volume_l\[brain\] is not allowed \(got 0 L\); allowed: > 0 and finite"),
     ("volume_l", (1, 3), np.inf, r"volume_l\[brain\]"),
-    ("kp", (1, 1), 1e-15, r"kp\[liver\] is not allowed \(got 1e-15\); allowed: 1e-4 to 1e6"),
+    ("kp", (1, 1), 1e-15, r"kp\[liver\] is not allowed \(got 1e-15\); allowed: \[0.0001, 1e\+06\]"),
     ("kp", (1, 1), 1e7, r"kp\[liver\]"),
     ("kp", (1, 1), np.nan, r"kp\[liver\]"),
     ("bp_ratio", (1,), -1.0, "bp_ratio"),
@@ -60,7 +60,9 @@ def test_no_curves_wrong_shapes_and_unknown_matrices(t1_table: CurveTable) -> No
         t1_table.take([]).validate()
     with pytest.raises(InputError, match=r"fup has a wrong shape \(got \(2,\)\); allowed: \(3,\)"):
         replace(t1_table.take([0, 1, 2]), fup=np.ones(2)).validate()
-    with pytest.raises(InputError, match=r"matrix is unknown \(got tears\); allowed: blood_venous"):
+    with pytest.raises(InputError, match=r"matrix cannot be modelled \(got blood_arterial\)"):
+        replace(t1_table.take([0]), matrix=np.asarray(["blood_arterial"])).validate()
+    with pytest.raises(InputError, match=r"matrix is unknown \(got tears\); allowed: plasma, serum, blood_venous"):
         replace(t1_table.take([0]), matrix=np.asarray(["tears"])).validate()
 
 

@@ -15,6 +15,7 @@ from perfuse.data.importers.tidy import read_tidy, write_tidy
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.errors import InputError, PerfuseError
+from perfuse.evaluation.metrics import scored_mask
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, human_reference
 from perfuse.pk.topology import get_topology
 
@@ -95,9 +96,9 @@ def test_doses_in_any_unit_are_the_same(tmp_path: Path, value: float, unit: str)
 @pytest.mark.parametrize(("value", "unit"), [(1.5, "h"), (90, "min"), (5400, "s"), (0.0625, "day")])
 def test_times_and_durations_in_any_unit_are_the_same(tmp_path: Path, value: float, unit: str) -> None:
     infusion = dose(route="iv_infusion", duration=value, duration_unit=unit, time=value, time_unit=unit)
-    table = read(tmp_path, [infusion, seen(value, 1.0, time_unit=unit)])
-    for name in ("dose_time_h", "dose_duration_h", "time_h"):
-        assert table.column(name)[0, 0] == pytest.approx(1.5, rel=1e-14), name
+    table = read(tmp_path, [infusion, seen(2 * value, 1.0, time_unit=unit)])
+    for name, hours in (("dose_time_h", 1.5), ("dose_duration_h", 1.5), ("time_h", 3.0)):
+        assert table.column(name)[0, 0] == pytest.approx(hours, rel=1e-14), name
 
 
 def test_units_may_differ_between_rows(tmp_path: Path) -> None:
@@ -134,6 +135,40 @@ def test_without_a_stated_limit_no_measured_value_is_lost(tmp_path: Path) -> Non
     assert to_batch(table).mask[0, 0].all()
     usual = read(tmp_path, two())
     assert usual.loq_mg_l[0] == pytest.approx(50 * tiny)
+
+
+def test_a_limit_stated_for_one_value_strikes_out_no_other(tmp_path: Path) -> None:
+    liver = seen(1, 0.5, matrix="tissue_homogenate", organ="liver")
+    table = read(tmp_path, [dose(), seen(1, 4.0, lloq=2, lloq_unit="mg/L"), seen(2, "<2"), liver])
+    assert table.loq_mg_l.tolist() == [0.5]
+    assert scored_mask(table)[0, ORGAN_INDEX["liver"]].tolist() == [True, False]
+    assert scored_mask(table)[0, 0].tolist() == [True, False]
+    mask = to_batch(table).mask[0]
+    assert mask[ORGAN_INDEX["liver"], 0]
+    assert mask[0].all()
+
+
+def test_a_zero_lowers_no_limit(tmp_path: Path) -> None:
+    table = read(tmp_path, [dose(), seen(1, 4.0, lloq=2, lloq_unit="mg/L"), seen(2, 0)])
+    assert table.loq_mg_l.tolist() == [2]
+
+
+def test_a_limit_of_the_subject_holds_for_all_its_values(tmp_path: Path) -> None:
+    table = read(tmp_path, [dose(loq_mg_l=1.0), seen(1, 4.0), seen(2, 0.5), seen(3, 3.0, lloq=2, lloq_unit="mg/L")])
+    assert table.loq_mg_l.tolist() == [1]
+    assert to_batch(table).mask[0, 0].tolist() == [True, False, True]
+    assert not table.censored.any()
+
+
+def test_before_the_first_dose_nothing_is_kept(tmp_path: Path) -> None:
+    low = {"lloq": 1, "lloq_unit": "mg/L"}
+    early = [seen(0, 0), seen(2, "<1"), seen(4, 0.5, **low), seen(5, 0)]
+    table = read(tmp_path, [dose(time=5), *early, seen(6, 4.0), dose(time=9)])
+    assert table.time_h.tolist() == [[6]]
+    assert table.conc_mg_l[0, 0].tolist() == [4]
+    at_zero = read(tmp_path, [dose(), seen(0, 7.0), seen(1, 4.0)])
+    assert at_zero.time_h.tolist() == [[0, 1]]
+    assert to_batch(at_zero).mask[0, 0].tolist() == [False, True]
 
 
 def test_tissues_stand_beside_plasma(tmp_path: Path) -> None:
@@ -299,6 +334,19 @@ def without(*names: str) -> Callable[[list[Row]], object]:
         (changed(1, organ="liver"), "row 3: organ does not fit the matrix.*got liver"),
         (changed(1, matrix="tissue_homogenate"), "row 3: organ is missing or blood for a tissue"),
         (changed(1, matrix="tissue_homogenate", organ="blood"), "row 3: organ is missing or blood for a tissue"),
+        (
+            changed(1, matrix="blood_arterial"),
+            "row 3: matrix cannot.*blood_arterial.*reported blood is venous",
+        ),
+        (
+            changed(1, matrix="arterial_plasma", organ="blood"),
+            "row 3: matrix cannot be modelled.*reported blood is venous",
+        ),
+        # before the dose
+        (changed(0, time=1.5), "row 3: conc is measured before the first dose .got 4 mg/L.*a baseline cannot be"),
+        (changed(0, time=1), "row 3: conc is measured before the first dose"),
+        (changed(0, time=2.5), "row 3: conc is measured before the first dose"),
+        (lambda r: (r[0].update(time=3), r[1].update(conc=0), r[2].update(conc=0)), "D/s1: event has no observation"),
         # doses
         (changed(0, route="oral"), "row 2: route cannot be modelled.*got oral.*this version models intravenous doses"),
         (changed(0, route=None), "row 2: route is missing"),
@@ -321,6 +369,9 @@ def without(*names: str) -> Callable[[list[Row]], object]:
         (changed(0, fup=1.2), "fup is not allowed.*got 1.2.*allowed: .0, 1."),
         (changed(0, fup=0), "row 2: fup is not allowed.*got 0"),
         (changed(0, kp_brain=-1), "row 2: kp_brain is not allowed.*got -1"),
+        (changed(0, kp_brain=1e-15), r"row 2: kp_brain is not allowed.*got 1e-15.*allowed: .0.0001, 1e\+06."),
+        (changed(0, kp_brain=2e6), "row 2: kp_brain is not allowed"),
+        (changed(0, loq_mg_l=0), "row 2: loq_mg_l is not allowed.*got 0"),
         (changed(0, kp_brain="much"), "row 2: kp_brain is no finite number.*got much"),
         (changed(0, clint_l_h=-1), "row 2: clint_l_h is not allowed"),
         (changed(0, body_weight_kg=900), "D/s1: body_weight_kg is not allowed.*got 900"),
@@ -401,7 +452,7 @@ def awkward() -> CurveTable:
         "dose_mg": np.column_stack((table.dose_mg, np.where(np.arange(6) == 4, 30.0, 0.0))),
         "dose_duration_h": np.column_stack((np.where(np.arange(6) == 5, 1.5, 0.0), np.zeros(6))),
     }
-    matrix = np.asarray(["plasma", "blood_venous", "serum", "plasma", "blood_arterial", "blood_venous"])
+    matrix = np.asarray(["plasma", "blood_venous", "serum", "plasma", "serum", "blood_venous"])
     kept = ~np.isnan(conc).all(1)
     short = kept.sum(1)
     grid, packed = np.full(time.shape, np.nan), np.full(conc.shape, np.nan)
@@ -448,6 +499,10 @@ def test_writing_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
         write_tidy(table, tmp_path / "t.xlsx")
     with pytest.raises(InputError, match="curve_id is not unique"):
         write_tidy(replace(table, curve_id=np.asarray(["a", "a"])), tmp_path / "t.csv")
+    with pytest.raises(InputError, match="T1-0-0: matrix cannot be modelled.*reported blood is venous"):
+        write_tidy(replace(table, matrix=np.asarray(["blood_arterial", "plasma"])), tmp_path / "t.csv")
+    with pytest.raises(InputError, match="matrix does not fit blood"):
+        write_tidy(replace(table, matrix=np.asarray(["plasma", "tissue_homogenate"])), tmp_path / "t.csv")
     with pytest.raises(InputError, match="kp"):
         write_tidy(replace(table, kp=-table.kp), tmp_path / "t.csv")
     (tmp_path / "file").write_text("in the way")

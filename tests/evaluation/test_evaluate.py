@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +99,17 @@ def test_seen_compounds_and_seen_parameters_are_left_out_elsewhere(
         evaluate_run(rates_run, same, save=False)
 
 
+def test_a_seen_compound_is_known_by_another_spelling(rates_run: Path, fresh: Path, tmp_path: Path) -> None:
+    name = min(open_run(rates_run).seen_compounds)
+    table = open_source(fresh).take([0, 1, 2])  # other parameters than any training curve
+    spelled = replace(table, compound_id=np.asarray([name.lower(), f"(R)-{name}", "another"]))
+    data = write_dataset([spelled], tmp_path / "a", generator={}, seed=None)
+    assert name != name.lower()
+    e = evaluate_run(rates_run, data, save=False)
+    assert e["n_curves"] == 1
+    assert e["data"]["curves_excluded"] == {"compound in the training or validation split of this run": 2}
+
+
 def test_without_the_training_data_baselines_are_not_available(
     run_maker: Maker, t1_table: CurveTable, fresh: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +196,7 @@ def test_bad_input_is_refused_in_one_line(
         ((rates_run, t2), {}, "topology of the data does not match the run's"),
         ((rates_run, t1_dataset), {"against": [run2]}, "is on another topology"),
         ((rates_run, t1_dataset), {"batch_size": 0}, "batch_size"),
+        ((rates_run, t1_dataset), {"device": "tpu"}, "--device is unknown"),
         ((no_test, t1_dataset), {}, "kept no test split"),
     ]
     for paths, options, match in cases:
@@ -198,6 +212,71 @@ def test_damaged_results_are_refused(tmp_path: Path) -> None:
     (tmp_path / "evaluation_curves.npz").write_bytes(b"PK no zip")
     with pytest.raises(InputError, match="evaluation cannot be read"):
         load_evaluation(tmp_path)
+
+
+def _arrays(folder: Path, **changes: object) -> None:
+    """Write an evaluation's arrays again with some changed, or left out (None)."""
+    with np.load(folder / "evaluation_curves.npz") as file:
+        arrays = {**file, **changes}
+    np.savez(folder / "evaluation_curves.npz", **{k: v for k, v in arrays.items() if v is not None})
+
+
+def _bytes(folder: Path, name: str, data: bytes) -> None:
+    (folder / name).write_bytes(data)
+
+
+def _cut(folder: Path, keep: float) -> None:
+    whole = (folder / "evaluation_curves.npz").read_bytes()
+    _bytes(folder, "evaluation_curves.npz", whole[: int(len(whole) * keep)])
+
+
+def _huge_header(folder: Path) -> None:
+    """An array that declares 8 TB and holds nothing."""
+    with np.load(folder / "evaluation_curves.npz") as file:
+        arrays = dict(file)
+    arrays.pop("curve_gmfe")
+    np.savez(folder / "evaluation_curves.npz", **arrays)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(folder / "evaluation_curves.npz", "a") as archive:
+        archive.writestr("curve_gmfe.npy", header.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: _cut(f, 0.5), "not a zip file"),
+        (lambda f: _cut(f, 0.0), "not a zip file"),
+        (lambda f: _bytes(f, "evaluation_curves.npz", b"\x93NUMPY\x01\x00"), "not a zip file"),
+        (_huge_header, ""),
+        (lambda f: _arrays(f, kind=None), "kind"),
+        (lambda f: _arrays(f, kind=np.asarray(["worst", None], dtype=object)), "Object arrays"),
+        (lambda f: _arrays(f, curve_gmfe=np.zeros((2, 2))), "curve_gmfe is float64 (2, 2)"),
+        (lambda f: _arrays(f, case_true=np.zeros(3)), "case_true is float64 (3,)"),
+        (lambda f: _arrays(f, case_gmfe=np.asarray(["a"])), "case_gmfe is <U1"),
+        (lambda f: _arrays(f, log10_edges=np.zeros(281)), "log10_edges are not"),
+        (lambda f: _arrays(f, density=np.full((280, 280), -1)), "density holds a negative count"),
+        (lambda f: _arrays(f, case_time_h=-np.ones((6, 100))), "case_time_h"),
+        (lambda f: _bytes(f, "evaluation.json", b"[1]"), "evaluation.json holds no object"),
+        (lambda f: _bytes(f, "evaluation.json", b'{"gmfe": NaN}'), "not JSON compliant"),
+        (lambda f: _bytes(f, "evaluation.json", b'{"verdict": "\\ud800"}'), "surrogates not allowed"),
+        (lambda f: _bytes(f, "evaluation.json", b"[" * 100_000), "recursion"),
+        (lambda f: _bytes(f, "evaluation.json", b"\xff"), "utf-8"),
+        (lambda f: os.truncate(f / "evaluation.json", 2**28 + 1), "is larger than"),
+    ],
+)
+def test_forged_results_are_refused_in_one_line(
+    untrained_run: Path, t1_dataset: Path, tmp_path: Path, damage: Callable[[Path], None], says: str
+) -> None:
+    if not (untrained_run / "evaluation" / "evaluation.json").is_file():
+        evaluate_run(untrained_run, t1_dataset, baselines=False)
+    folder = Path(shutil.copytree(untrained_run / "evaluation", tmp_path / "evaluation"))
+    load_evaluation(folder)
+    damage(folder)
+    with pytest.raises(InputError, match="evaluation cannot be read") as error:
+        load_evaluation(folder)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.real_data

@@ -131,6 +131,23 @@ def test_exposure_uses_both_curves_at_the_observed_times(t1_table: CurveTable) -
     assert e["half_life"]["n"] == int((seen.half_life_h > 0).sum()) > 100
 
 
+def test_half_life_of_a_steep_prediction_is_not_flattened_by_the_floor(t1_table: CurveTable) -> None:
+    time = np.array([[1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]])
+    decay = lambda k: np.broadcast_to(100 * np.exp(-k * time)[:, None], (1, 14, 7)).copy()  # noqa: E731
+    table = replace(
+        t1_table.take([0]), time_h=time, conc_mg_l=decay(0.2), censored=np.zeros((1, 14, 7), bool),
+        loq_mg_l=np.array([1.0]),
+    )  # fmt: skip
+    steep = judge(table, decay(2.0))  # 0.01, the floor, is met after 4 h
+    assert (decay(2.0)[0, 0] < 0.01).sum() == 4
+    half_life = steep.exposure()["half_life"]
+    assert half_life["n"] == 14 and half_life["gmfe"] == pytest.approx(10) and half_life["bias"] == pytest.approx(0.1)
+    gone = decay(2.0)
+    gone[..., 4:] = [0.0, -1e-9, 0.0]  # underflow: no points of the slope
+    assert judge(table, gone).exposure()["half_life"]["gmfe"] == pytest.approx(10)
+    assert steep.exposure()["auc"]["n"] == 14 and steep.overall()["n_values"] == 98  # floored, never dropped
+
+
 def test_interval_holds_the_estimate_and_needs_drugs(t1_table: CurveTable, rng: np.random.Generator) -> None:
     pred = t1_table.conc_mg_l * np.exp(rng.normal(0, 0.3, (40, 1, 1)))
     m = judge(t1_table, pred)

@@ -132,7 +132,12 @@ def test_regimens_in_toml(tmp_path: Path) -> None:
         (DRUG + "[[dose]]\namount_mg = 1\nroute = 3\n", "route is no text"),
         (DRUG + "dose_mg = 1\nmatrix = 3\n", "matrix is no text"),
         (DRUG + 'dose_mg = 1\nmatrix = "tears"\n', "matrix is unknown"),
+        (DRUG + 'dose_mg = 1\nmatrix = ""\n', "matrix is unknown"),
+        (DRUG + 'dose_mg = 1\nmatrix = "blood_arterial"\n', "matrix cannot be modelled.*reported blood is venous"),
+        (DRUG + 'dose_mg = 1\nmatrix = "tissue_homogenate"\n', "matrix does not fit blood"),
         (DRUG + "dose_mg = 1\nbody_weight_kg = -5\n", "body_weight_kg"),
+        (DRUG + "dose_mg = 1\nbody_weight_kg = 0\n", "body_weight_kg is not allowed .got 0 kg."),
+        (DRUG + "dose_mg = 1\nkp.liver = 1e-15\n", "kp.liver is not allowed"),
         (DRUG + "dose_mg = 1\nwrong = 1\n", "wrong is no known key"),
         (DRUG.replace("0.3", "3.0") + "dose_mg = 1\n", "fup"),
         ("name = ", "no valid TOML"),
@@ -158,6 +163,9 @@ def test_bad_arguments_are_refused(rates_run: Path, drug: Path, tmp_path: Path) 
         ((rates_run, drug, out), {"duration_h": 1.0}, "needs a dose"),
         ((rates_run, drug, out), {"dose_mg": 0.0}, "amount_mg"),
         ((rates_run, drug, out), {"body_weight_kg": 900.0}, "body_weight_kg"),
+        ((rates_run, drug, out), {"body_weight_kg": 0.0}, "body_weight_kg is not allowed .got 0 kg."),
+        ((rates_run, drug, out), {"matrix": "arterial_plasma"}, "matrix cannot be modelled.*reported blood is venous"),
+        ((rates_run, drug, out), {"matrix": ""}, "matrix is unknown"),
     ]
     for paths, options, match in cases:
         with pytest.raises(InputError, match=match):

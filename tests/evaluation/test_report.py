@@ -23,6 +23,7 @@ from perfuse.evaluation.charts import Chart, compact, literal, log_axis, log_ran
 from perfuse.evaluation.figures import FEW_VALUES, breakdown_chart, case_charts, loss_chart, scatter_chart
 from perfuse.evaluation.report import build_report
 from perfuse.evaluation.results import StoredCurves, load_evaluation
+from perfuse.evaluation.stored import check_evaluation
 
 Maker = Callable[..., Path]
 VOID = {"meta", "br", "link", "img"}
@@ -208,6 +209,66 @@ def test_a_missing_run_or_damaged_evaluation_is_refused(run_maker: Maker, t1_tab
     with pytest.raises(InputError, match="evaluation cannot be read"):
         build_report(run)
     assert not (run / "report.html").exists()
+
+
+def edited(run: Path, edit: Callable[[dict], object]) -> None:
+    """Change the run's evaluation as a forger would."""
+    path = run / "evaluation" / "evaluation.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    edit(stored)
+    path.write_text(json.dumps(stored), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda e: e.clear(), "schema_version is of another version of Perfuse (got none); allowed: 1"),
+        (lambda e: e.update(schema_version=2), "schema_version is of another version of Perfuse (got 2)"),
+        (lambda e: e.update(schema_version=True), "schema_version is of another version"),
+        (lambda e: e.pop("speed"), "damaged: speed is missing"),
+        (lambda e: e.update(speed=3), "damaged: speed is no object"),
+        (lambda e: e["speed"].pop("batch_size"), "damaged: speed.batch_size is missing"),
+        (lambda e: e.update(gmfe="good"), "damaged: gmfe is no float"),
+        (lambda e: e.update(n_curves=1.5), "damaged: n_curves is no int"),
+        (lambda e: e.update(n_values=10**30), "damaged: n_values is no int"),
+        (lambda e: e.update(notes=[1]), "damaged: notes is no str"),
+        (lambda e: e.update(notes="many"), "damaged: notes is no list"),
+        (lambda e: e["per_organ"].update(liver=[]), "damaged: per_organ.liver is no object"),
+        (lambda e: e["per_organ"]["liver"].pop("gmfe"), "damaged: per_organ.liver.gmfe is missing"),
+        (lambda e: e["data"].update(simulated=[]), "damaged: data.simulated is no bool"),
+        (lambda e: e["provenance"].update(packages=None), "damaged: provenance.packages is no object"),
+        (lambda e: e["exposure"].pop("auc"), "damaged: exposure.auc is missing"),
+        (lambda e: e["against"].update(x={}), "damaged: against.x.gmfe is missing"),
+    ],
+)
+def test_forged_evaluations_are_refused_in_one_line(
+    untrained_run: Path, page: str, tmp_path: Path, edit: Callable[[dict], object], says: str
+) -> None:
+    run = Path(shutil.copytree(untrained_run, tmp_path / "run"))
+    edited(run, edit)
+    with pytest.raises(InputError) as error:
+        build_report(run)
+    assert says in str(error.value) and str(run / "evaluation") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_baseline_without_an_exposure_is_refused(untrained_run: Path, page: str) -> None:
+    stored, _ = load_evaluation(untrained_run / "evaluation")
+    assert check_evaluation(stored, "here")["n_curves"] == 8
+    stored["baselines"]["mean-curve"]["exposure"].pop("cmax")  # type: ignore[index]
+    with pytest.raises(
+        InputError, match=r"here: evaluation is damaged: baselines\.mean-curve\.exposure\.cmax is missing"
+    ):
+        check_evaluation(stored, "here")
+
+
+def test_forged_logs_and_configurations_break_no_report(run_maker: Maker, t1_table: CurveTable, tmp_path: Path) -> None:
+    run = run_maker(tmp_path / "run", t1_table, tmp_path / "gone", "mlp")
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": "many", "epoch": 1}\n{"step": 1' + b"0" * 400 + b', "epoch": 1}\n\xff\n')
+        file.write(b"[" * 100_000 + b'\n{"step": 300, "epoch": 30, "val_loss": {}, "train_loss": "\\ud800"}\n')
+    (run / "config.toml").write_bytes(b"\xff\xfe")
+    assert "21 validations, last in epoch 30 at step 300" in check(build_report(run).read_text(encoding="utf-8")).text
 
 
 @pytest.mark.real_data

@@ -85,11 +85,28 @@ def test_value_refused(field: str, value: object) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("organ", "value"), [("liver", 0.0), ("liver", "a"), ("blood", 1.0), ("tail", 1.0)])
+@pytest.mark.parametrize(
+    ("organ", "value"),
+    [
+        ("liver", 0.0),
+        ("liver", 1e-15),
+        ("liver", 9.9e-5),
+        ("liver", 1.1e6),
+        ("liver", "a"),
+        ("blood", 1.0),
+        ("tail", 1.0),
+    ],
+)
 def test_override_refused(organ: str, value: object) -> None:
     with pytest.raises(InputError) as error:
         Drug(**(GOOD | {"kp": {organ: value}}))
     assert error.value.field == f"kp.{organ}"
+
+
+def test_kp_may_reach_its_limits() -> None:
+    assert Drug(**(GOOD | {"kp": {"liver": 1e-4, "brain": 1e6}})).kp == {"liver": 1e-4, "brain": 1e6}
+    with pytest.raises(InputError, match=re.escape("kp.liver is not allowed (got 1e-15); allowed: [0.0001, 1e+06]")):
+        Drug(**(GOOD | {"kp": {"liver": 1e-15}}))
 
 
 def test_two_hepatic_clearances_refused() -> None:

@@ -155,6 +155,16 @@ def test_arguments_refused() -> None:
         partition.tissue_plasma_kp(drug, overrides={"blood": 1.0})
     with pytest.raises(InputError, match="kp.liver"):
         partition.tissue_plasma_kp(drug, overrides={"liver": -1.0})
+    for value in (1e-15, 1e7):
+        with pytest.raises(InputError, match=r"kp.liver is not allowed.*allowed: .0.0001, 1e\+06."):
+            partition.tissue_plasma_kp(drug, overrides={"liver": value})
+
+
+def test_a_prediction_that_cannot_be_is_refused_and_may_be_replaced() -> None:
+    bound = PartitionInputs(-2.0, 1e-6)
+    with pytest.raises(InputError, match="kp.adipose as poulin-theil predicts it cannot.*give a measured"):
+        partition.tissue_plasma_kp(bound, "poulin-theil")
+    assert partition.tissue_plasma_kp(bound, "poulin-theil", {"adipose": 0.2})[ORGANS.index("adipose")] == 0.2
     with pytest.raises(InputError, match="fup"):
         partition.fraction_unbound_tissue(0.0)
     with pytest.raises(InputError, match="ph"):

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from perfuse.config import RunConfig
+from perfuse.config import MODEL_CONFIGS, RunConfig
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError, PerfuseError
+from perfuse.models import build_model
+from perfuse.pk.topology import get_topology
 from perfuse.training import checkpoint as module
 from perfuse.training import record
 from perfuse.training.checkpoint import find_checkpoint, load_checkpoint, previous_of, save_checkpoint
-from perfuse.training.load import load_model
+from perfuse.training.load import check_weights, load_model
 from perfuse.training.run import train
 
 
@@ -312,6 +314,31 @@ def test_a_checkpoint_of_another_model_is_refused(
     with pytest.raises(InputError) as caught:
         load_model(run)
     assert words in one_line(caught.value)
+
+
+def test_a_forged_configuration_is_refused_before_it_takes_memory(run: Path) -> None:
+    """4.5 GB of weights by its configuration, a few kB by its tensors."""
+    import resource
+
+    huge = {"hidden": 8192, "layers": 16, "knots": 1000}
+    edit_state(run / "best", lambda s: s["config"]["model"].update(huge))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError) as caught:
+        load_model(run)
+    assert "of another model" in one_line(caught.value) or "does not fit" in one_line(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("topology", ["hub", "circulation"])
+@pytest.mark.parametrize("name", list(MODEL_CONFIGS))
+def test_every_model_has_the_same_tensors_without_memory(name: str, topology: str) -> None:
+    config, graph = MODEL_CONFIGS[name](), get_topology(topology)
+    with torch.device("meta"):
+        shadow = build_model(config, graph)
+    model = build_model(config, graph)
+    assert {t.device.type for t in model.state_dict().values()} == {"cpu"}
+    assert all(t.is_meta for t in shadow.state_dict().values())
+    check_weights(shadow, model.state_dict(), "here")
 
 
 def test_an_extra_tensor_is_refused(run: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from perfuse.config import TrainingConfig
 from perfuse.errors import InputError
 from perfuse.training.optimizer import gradient_norm, gradients
-from perfuse.training.precision import LossScaler, make_fabric, pick_device
+from perfuse.training.precision import LossScaler, check_device, make_fabric, pick_device
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 
@@ -24,6 +24,32 @@ def test_cuda_that_is_absent_is_refused_and_auto_takes_the_cpu() -> None:
     assert pick_device(TrainingConfig(device="auto")) == "cpu"
     with pytest.raises(InputError, match="needs a CUDA device"):
         pick_device(TrainingConfig(device="auto", precision="16"))
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("cuda", "--device is not available here (got cuda)"),
+        ("cuda:1", "--device is not available here (got cuda:1)"),
+        ("tpu", "--device is unknown"),
+        ("cpu:0", "--device is unknown"),
+        ("cuda:x", "--device is unknown"),
+    ],
+)
+def test_devices_that_are_not_here_are_refused(device: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError) as caught:
+        check_device(device, "--device")
+    assert words in str(caught.value)
+    check_device("cpu", "--device")
+
+
+def test_a_cuda_number_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_device("cuda:0", "--device")
+    with pytest.raises(InputError, match="allowed: cuda:0 to cuda:0"):
+        check_device("cuda:1", "--device")
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("32", torch.float32), ("bf16", torch.bfloat16)])

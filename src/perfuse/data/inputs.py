@@ -20,6 +20,7 @@ from perfuse.pk.clearance import (
     scale_hepatocyte_clint,
 )
 from perfuse.pk.drug import HEPATIC_FIELDS, Drug, number
+from perfuse.pk.matrix import check_blood_matrix
 from perfuse.pk.partition import tissue_plasma_kp
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology, hub_reference, human_reference
 from perfuse.pk.topology import Topology
@@ -174,7 +175,7 @@ def curve_table_for(
         body_weight_kg: Body weight, kg, in (0, 300].
         doses: At least one dose.
         time_h: Times wanted, h, ``(T,)``, >= 0 and increasing.
-        matrix: What the blood row means, one of ``pk.curves.MATRICES``.
+        matrix: What the blood row means, one of ``BLOOD_MATRICES``.
         curve_id: Name of the curve; the drug's when not given.
         compound_id: Name that splits keep together; the drug's when not given.
         kp_method: A key of ``pk.partition.KP_METHODS``.
@@ -184,6 +185,7 @@ def curve_table_for(
     """
     if not doses:
         raise InputError("doses", "are missing: there is not one", allowed=">= 1")
+    check_blood_matrix(matrix)
     body = reference_body(topology, body_weight_kg)
     time = _check_times(time_h)
     kp = partition_parameters(drug, topology, kp_method)[None]

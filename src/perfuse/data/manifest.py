@@ -14,6 +14,8 @@ from perfuse.pk.topology import get_topology
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_MAX_BYTES = 2**28
+"""Largest manifest that is read: a million shards."""
 _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.arrow")
 UNITS = {
     "body_weight_kg": "kg", "volume_l": "L", "flow_l_h": "L/h", "kp": "1", "elimination_l_h": "L/h", "fup": "1",
@@ -62,6 +64,9 @@ def read_manifest(folder: Path) -> Manifest:
     where = str(path)
     if not path.is_file():
         raise InputError("dataset", f"has no {MANIFEST}", value=str(folder), hint="`perfuse simulate` makes datasets")
+    size = path.stat().st_size
+    if size > _MAX_BYTES:
+        raise InputError("manifest", "is too large", value=size, unit="bytes", allowed=f"<= {_MAX_BYTES}", where=where)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

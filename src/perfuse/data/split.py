@@ -15,6 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from perfuse.config import SplitConfig
+from perfuse.data.compounds import compound_keys
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
 
@@ -38,10 +39,11 @@ class Split:
 def curve_units(compound_id: np.ndarray, group_id: np.ndarray) -> np.ndarray:
     """``(C,)`` the unit of each curve, numbered 0..U-1.
 
-    Two curves share a unit when a chain of equal compounds or equal parameter groups joins them. Units are
+    Two curves share a unit when a chain of equal compounds (``compound_key``: enantiomers go with their racemate) or
+    equal parameter groups joins them. Units are
     numbered by their alphabetically first compound, so that the order of rows in a file does not matter.
     """
-    compounds, compound = np.unique(compound_id, return_inverse=True)
+    compounds, compound = np.unique(compound_keys(compound_id), return_inverse=True)
     groups, group = np.unique(group_id, return_inverse=True)
     size = len(compounds) + len(groups)
     joins = coo_matrix((np.ones(len(compound), dtype=np.int8), (compound, len(compounds) + group)), shape=(size, size))
@@ -122,7 +124,8 @@ def check_leakage(source: CurveSource, split: Split) -> None:
         raise InputError("split", "names a curve that is not in the data", value=bad, allowed=f"0..{len(source) - 1}")
     for field, label in (("", "curve"), ("compound_id", "compound"), ("group_id", "parameter group")):
         value = source.column(field)[rows] if field else rows
-        unique, code = np.unique(value, return_inverse=True)
+        key = compound_keys(value) if field == "compound_id" else value
+        unique, code = np.unique(key, return_inverse=True)
         lowest, highest = np.full(len(unique), 3), np.full(len(unique), -1)
         np.minimum.at(lowest, code, part)
         np.maximum.at(highest, code, part)
@@ -130,5 +133,5 @@ def check_leakage(source: CurveSource, split: Split) -> None:
             i = int(np.argmax(lowest < highest))
             raise InputError(
                 "split", f"puts one {label} into two parts, {names[lowest[i]]} and {names[highest[i]]}",
-                value=unique[i], hint="use split.kind = 'compound', which keeps them together",
+                value=value[int(np.argmax(code == i))], hint="use split.kind = 'compound', which keeps them together",
             )  # fmt: skip

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -121,8 +122,8 @@ def write_dataset(
 ) -> Path:
     """Write a dataset folder; each table becomes one shard.
 
-    Everything is written into a temporary sibling folder, synced to disk, and renamed at the end: ``out`` either
-    holds the whole dataset or does not exist.
+    Everything is written into a temporary sibling folder of this call's own, synced to disk, and renamed at the end:
+    ``out`` either holds the whole dataset or does not exist.
 
     Args:
         tables: Curves, shard by shard; all on one topology, with equal numbers of dose events and times.
@@ -140,9 +141,11 @@ def write_dataset(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("out", "exists already and is not an empty folder", value=str(out), hint="choose another name")
-    part = out.parent / f".{out.name}.part-{os.getpid()}"
+    own: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        own = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
+        part = own / "data"  # a folder made by mkdtemp is its owner's alone; one inside has ordinary permissions
         part.mkdir()
         manifest = _write_shards(tables, part, dict(generator), seed)
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
@@ -154,8 +157,9 @@ def write_dataset(
     except OSError as error:
         raise PerfuseError(f"{out} cannot be written: {error.strerror or error}; nothing was kept") from error
     finally:
-        with suppress(OSError):
-            shutil.rmtree(part)
+        if own is not None:
+            with suppress(OSError):
+                shutil.rmtree(own)
     return out
 
 
@@ -236,7 +240,12 @@ class CurveStore:
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> CurveStore:
-        """Open a dataset folder; sizes, columns and row counts are checked, hashes too with ``verify``.
+        """Open a dataset folder.
+
+        Args:
+            path: The folder.
+            verify: Read every shard once and compare its sha256 with the manifest's, so that values are those that
+                ``write_dataset`` checked. Without it only sizes, columns and row counts are compared.
 
         Raises:
             InputError: naming the file and what is wrong with it.
@@ -253,7 +262,7 @@ class CurveStore:
 
     @property
     def content_hash(self) -> str:
-        """sha256 (hex) over the shards' hashes."""
+        """sha256 (hex) over the shards' hashes in the manifest; those of the content itself once verified."""
         return hashlib.sha256("".join(s.sha256 for s in self.manifest.shards).encode()).hexdigest()
 
     def __len__(self) -> int:

@@ -15,17 +15,15 @@ import torch
 
 from perfuse.data.batch import CurveBatch
 from perfuse.errors import InputError
-from perfuse.pk.curves import MATRICES
+from perfuse.pk.matrix import PLASMA_MATRICES, TISSUE_MATRIX, check_blood_matrix
+from perfuse.pk.partition import KP_ALLOWED, KP_RANGE
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology
 
 LOQ_FRACTION = 1e-5
 """Limit of quantification where none is stated: this fraction of dose / blood volume, per curve."""
-KP_RANGE = (1e-4, 1e6)
-"""Partition coefficients beyond this are no measurement, and make rates that no solver can follow."""
 SHORTEST_INFUSION_H = 1e-6
-PLASMA_MATRICES = ("plasma", "serum", "arterial_plasma")
 
 
 class CurveSource(Protocol):
@@ -62,7 +60,7 @@ class CurveTable:
             A censored value holds its LLOQ.
         censored: ``(C, O, T)`` bool, True where only "below LLOQ" is known.
         loq_mg_l: ``(C,)`` limit of quantification, mg/L (simulated: 1e-5 x dose / blood volume).
-        matrix: ``(C,)`` str, one of ``MATRICES``: what the blood row was measured in.
+        matrix: ``(C,)`` str, one of ``BLOOD_MATRICES``: what the blood row was measured in.
     """
 
     topology: Topology
@@ -125,7 +123,7 @@ def _check_columns(t: CurveTable, where: str) -> None:
     for name, shape in shapes.items():
         if t.column(name).shape != shape:
             raise InputError(name, "has a wrong shape", value=t.column(name).shape, allowed=str(shape), where=where)
-    _refuse(t, ~((t.kp >= KP_RANGE[0]) & (t.kp <= KP_RANGE[1])), "kp", t.kp, where, allowed="1e-4 to 1e6")
+    _refuse(t, ~((t.kp >= KP_RANGE[0]) & (t.kp <= KP_RANGE[1])), "kp", t.kp, where, allowed=KP_ALLOWED)
     for name, unit in (("volume_l", "L"), ("bp_ratio", ""), ("body_weight_kg", "kg"), ("loq_mg_l", "mg/L")):
         v = t.column(name)
         _refuse(t, ~((v > 0) & np.isfinite(v)), name, v, where, unit=unit, allowed="> 0 and finite")
@@ -146,9 +144,11 @@ def _check_columns(t: CurveTable, where: str) -> None:
     conc = t.conc_mg_l
     bad = ~((conc >= 0) | np.isnan(conc)) | np.isinf(conc)
     _refuse(t, bad, "conc_mg_l", conc, where, unit="mg/L", allowed=">= 0 and finite")
-    unknown = ~np.isin(t.matrix, MATRICES)
-    if unknown.any():
-        raise InputError("matrix", "is unknown", value=t.matrix[unknown][0], allowed=", ".join(MATRICES), where=where)
+    has_blood = ~np.isnan(t.conc_mg_l[:, 0]).all(-1)
+    for matrix, measured in sorted({(str(m), bool(b)) for m, b in zip(t.matrix, has_blood, strict=True)}):
+        if measured or matrix != TISSUE_MATRIX:  # a curve of tissues alone has no blood row to speak of
+            first = t.curve_id[int(np.argmax(t.matrix == matrix))]
+            check_blood_matrix(matrix, f"{where}: curve {first}" if where else f"curve {first}")
 
 
 def parameter_group(kp: np.ndarray, elimination_l_h: np.ndarray, fup: np.ndarray, bp_ratio: np.ndarray) -> np.ndarray:

@@ -15,14 +15,15 @@ from typing import Protocol
 
 import numpy as np
 
-from perfuse.data.table import PLASMA_MATRICES, CurveTable
+from perfuse.data.table import CurveTable
 from perfuse.evaluation.metrics import FLOOR_FRACTION_OF_LOQ, first_dose_h
+from perfuse.models.features import MIN_CLEARANCE_L_H
+from perfuse.pk.matrix import PLASMA_MATRICES
 from perfuse.pk.physiology import ORGANS
 
 NEIGHBOURS = 5
 MAX_GRID_TIMES = 120
 MAX_TRAINING_CURVES = 20_000
-_MIN_CLEARANCE_L_H = 1e-6
 _RIDGE = 1e-8
 
 
@@ -61,7 +62,7 @@ class GridCurves:
 def log_features(table: CurveTable) -> np.ndarray:
     """``(C, F)``: ln of volumes, flows, Kp, eliminations, fup, B:P and body weight (dose enters as a factor)."""
     flow = np.where(table.flow_l_h > 0, table.flow_l_h, 1.0)
-    elimination = np.maximum(table.elimination_l_h, _MIN_CLEARANCE_L_H)
+    elimination = np.maximum(table.elimination_l_h, MIN_CLEARANCE_L_H)
     columns = (table.volume_l, flow, table.kp, elimination, table.fup, table.bp_ratio, table.body_weight_kg)
     return np.log(np.column_stack(columns))
 

@@ -23,6 +23,7 @@ from perfuse.evaluation.results import CaseStore, evaluation_folder, save_evalua
 from perfuse.evaluation.runs import TrainedRun, open_run, rows_of, training_source
 from perfuse.evaluation.verdict import NETWORK_FREE, SIMULATED, TRIVIAL, beats, verdict
 from perfuse.models.base import CurveModel
+from perfuse.training.precision import check_device
 
 SCHEMA_VERSION = 1
 Speed = dict[str, float | int | str | None]
@@ -154,11 +155,12 @@ def evaluate_run(
         progress: Called with (curves done, curves in all).
 
     Raises:
-        InputError: for a missing run or data, another topology, or when no unseen curve is left.
+        InputError: for a missing run or data, another topology, an absent device, or when no unseen curve is left.
         PerfuseError: for a prediction that is not finite, or a folder that cannot be written.
     """
     if batch_size < 1:
         raise InputError("batch_size", value=batch_size, allowed=">= 1")
+    check_device(device, "--device")
     trained = open_run(Path(run))
     others = _open_others(against, trained)
     judged = open_judged_data(Path(data), trained.topology)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perfuse.data.compounds import compound_key
 from perfuse.data.sources import open_source, source_hash
 from perfuse.data.store import CurveStore
 from perfuse.data.table import CurveSource
@@ -103,13 +104,15 @@ def choose_rows(data: JudgedData, runs: list[TrainedRun]) -> JudgedRows:
     """The curves that none of the runs was trained or selected on.
 
     On the data that the first run was trained on, its test split; elsewhere every curve, less those whose compound or
-    parameter group was in a training or validation split of any of the runs. A checkpoint keeps the names of compounds
-    only, so parameter groups are compared where a run's training data is at hand; else that is a caveat.
+    parameter group was in a training or validation split of any of the runs. Compounds are compared by
+    ``compound_key``, so neither capitals nor a stereo prefix hide one. A checkpoint keeps the names of compounds only,
+    so parameter groups are compared where a run's training data is at hand; else that is a caveat.
 
     Raises:
         InputError: when no curve is left.
     """
     compound, group = (data.source.column(name) for name in ("compound_id", "group_id"))
+    key = np.asarray([compound_key(name) for name in compound.tolist()], dtype=str)
     excluded: dict[str, int] = {}
     caveats: list[str] = []
     rows = np.arange(len(data.source), dtype=np.int64)
@@ -125,7 +128,7 @@ def choose_rows(data: JudgedData, runs: list[TrainedRun]) -> JudgedRows:
                 hint="evaluate on other data, or train with split.test_fraction > 0",
             )  # fmt: skip
     for i, run in enumerate(runs):
-        seen_compound = np.isin(compound[rows], list(run.seen_compounds))
+        seen_compound = np.isin(key[rows], [compound_key(name) for name in run.seen_compounds])
         whose = "this run" if i == 0 else run.folder.name
         source = training_source(run, data)
         if isinstance(source, str):

@@ -1,8 +1,9 @@
 """How good a prediction is: every metric of the project, streamed over batches of curves.
 
 One mask for all of them: observed values at t > 0, at or above the curve's LOQ, not censored. Predictions are floored
-at LOQ/100 and never dropped. GMFE, fractions and bias weigh every drug equally (mean over the values of a drug, then
-mean over drugs); R2, RMSE, MAE and MAPE pool the values.
+at LOQ/100 and never dropped; only half-life takes them as they are, because a floor would flatten a steep tail. GMFE,
+fractions and bias weigh every drug equally (mean over the values of a drug, then mean over drugs); R2, RMSE, MAE and
+MAPE pool the values.
 
     GMFE = exp(mean |ln(pred / true)|)        bias = exp(mean ln(pred / true))
 
@@ -123,7 +124,7 @@ class MetricAccumulator:
         below = table.censored & ~np.isnan(table.conc_mg_l)
         with np.errstate(invalid="ignore"):
             self._censored += [int(below.sum()), int((below & (pred < table.conc_mg_l)).sum())]
-        self._add_exposure(table, drug, mask, pred, true)
+        self._add_exposure(table, drug, mask, pred, true, pred_mg_l)
         self._n_curves += int(mask.any(axis=(1, 2)).sum())
         n = np.bincount(curve, minlength=len(table))
         with np.errstate(invalid="ignore"):
@@ -145,13 +146,16 @@ class MetricAccumulator:
         return fold
 
     def _add_exposure(
-        self, table: CurveTable, drug: np.ndarray, mask: np.ndarray, pred: np.ndarray, true: np.ndarray
-    ) -> None:
+        self, table: CurveTable, drug: np.ndarray, mask: np.ndarray, pred: np.ndarray, true: np.ndarray,
+        unfloored: np.ndarray,
+    ) -> None:  # fmt: skip
         pairs = np.argwhere(mask.any(axis=2))
         seen = mask[pairs[:, 0], pairs[:, 1]]
         time = table.time_h[pairs[:, 0]]
         a, b = (exposure(time, np.where(seen, c[pairs[:, 0], pairs[:, 1]], np.nan)) for c in (pred, true))
-        both = ((a.cmax_mg_l, b.cmax_mg_l), (a.auc_last_mg_h_l, b.auc_last_mg_h_l), (a.half_life_h, b.half_life_h))
+        raw = np.where(seen, unfloored[pairs[:, 0], pairs[:, 1]], np.nan)
+        half_life = _half_life(time, raw, a.half_life_h, table.loq_mg_l[pairs[:, 0]])
+        both = ((a.cmax_mg_l, b.cmax_mg_l), (a.auc_last_mg_h_l, b.auc_last_mg_h_l), (half_life, b.half_life_h))
         for i, (p, y) in enumerate(both):
             ok = (p > 0) & (y > 0)
             log = np.log(p[ok] / y[ok])
@@ -189,7 +193,7 @@ class MetricAccumulator:
         """Fold errors of Cmax, AUC_last and half-life, every drug weighing equally.
 
         Both curves at the observed times, over the values that count, by the same rule; half-life only where both
-        pass the terminal-slope rule of ``pk.exposure``.
+        pass the terminal-slope rule of ``pk.exposure``, and from predictions that were not floored.
         """
         out: dict[str, ExposureSummary] = {}
         for i, name in enumerate(EXPOSURES):
@@ -219,6 +223,15 @@ def _refuse_non_finite(table: CurveTable, pred: np.ndarray, needed: np.ndarray) 
             f"the prediction for curve {table.curve_id[c]}, {ORGANS[o]} at {table.time_h[c, k]:.6g} h is not finite "
             f"({pred[c, o, k]}); {int(bad.sum())} such values"
         )
+
+
+def _half_life(time_h: np.ndarray, raw: np.ndarray, floored: np.ndarray, loq_mg_l: np.ndarray) -> np.ndarray:
+    """``(R,)`` half-life of predictions ``(R, T)`` as they are; ``floored`` is right where no floor was met."""
+    changed = (raw < FLOOR_FRACTION_OF_LOQ * loq_mg_l[:, None]).any(axis=1)
+    out = floored.copy()
+    if changed.any():
+        out[changed] = exposure(time_h[changed], np.maximum(raw[changed], 0.0)).half_life_h  # 0 is no point of a slope
+    return out
 
 
 def _bootstrap(per_drug: np.ndarray) -> list[float] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,11 +18,16 @@ from perfuse.evaluation.evaluate import model_predictor
 from perfuse.evaluation.files import write_atomic
 from perfuse.evaluation.runs import open_run
 from perfuse.evaluation.training_range import training_range
+from perfuse.files import read_toml
 from perfuse.pk.drug import Drug, number
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology
+from perfuse.training.precision import check_device
+
+_T = TypeVar("_T", float, str)
 
 DEFAULT_TIME_H = np.linspace(0.0, 24.0, 100)
+_BODY_WEIGHT_KG = 70.0
 _OUT_SUFFIXES = (".parquet", ".csv")
 _REGIMEN_KEYS = ("dose", "dose_mg", "duration_h", "body_weight_kg", "matrix")
 _DOSE_KEYS = ("amount_mg", "time_h", "duration_h", "route")
@@ -102,6 +107,7 @@ def predict_file(
         raise InputError("--out", "is of an unknown kind", value=str(out), allowed=", ".join(_OUT_SUFFIXES))
     if out.exists() and not force:
         raise InputError("--out", "exists already", value=str(out), hint="choose another name, or use --force")
+    check_device(device, "--device")
     trained = open_run(Path(run))
     time = DEFAULT_TIME_H if time_h is None else np.asarray(time_h, dtype=np.float64)
     given = Regimen(_single_dose(dose_mg, duration_h), body_weight_kg, matrix)
@@ -129,6 +135,11 @@ def _single_dose(dose_mg: float | None, duration_h: float | None) -> tuple[Dose,
     return (Dose(0.0, dose_mg, duration_h or 0.0),)
 
 
+def _first_said(given: _T | None, in_file: _T | None, default: _T) -> _T:
+    """The first that is not None: 0 and '' were said, and are refused where they are checked."""
+    return next((value for value in (given, in_file) if value is not None), default)
+
+
 def _read_input(path: Path, topology: Topology, time: np.ndarray, given: Regimen) -> CurveTable:
     suffix = path.suffix.lower()
     if suffix == ".toml":
@@ -138,8 +149,8 @@ def _read_input(path: Path, topology: Topology, time: np.ndarray, given: Regimen
             raise InputError(
                 "dose_mg", "is missing", where=str(path), hint="write dose_mg = 100 (mg) in the file, or give --dose-mg"
             )
-        weight = given.body_weight_kg or regimen.body_weight_kg or 70.0
-        return curve_table_for(drug, topology, weight, doses, time, given.matrix or regimen.matrix or "plasma")
+        weight = _first_said(given.body_weight_kg, regimen.body_weight_kg, _BODY_WEIGHT_KG)
+        return curve_table_for(drug, topology, weight, doses, time, _first_said(given.matrix, regimen.matrix, "plasma"))
     if suffix == ".csv":
         if given != Regimen():
             raise InputError(
@@ -160,12 +171,7 @@ def read_drug_toml(path: Path) -> tuple[Drug, Regimen]:
         InputError: in one line, for a file, key or value that cannot be used.
     """
     where = str(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("INPUT", "cannot be read", value=where, hint=error.strerror or "") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError("INPUT", "is no valid TOML", value=where, hint=str(error)) from None
+    data = read_toml(path, "INPUT")
     extra = {key: data.pop(key) for key in _REGIMEN_KEYS if key in data}
     drug = Drug.from_mapping(data, where=where)
     try:

@@ -29,6 +29,7 @@ from perfuse.evaluation.files import write_atomic
 from perfuse.evaluation.provenance import provenance
 from perfuse.evaluation.results import JSON_NAME, StoredCurves, load_evaluation
 from perfuse.evaluation.runs import TrainedRun, open_run
+from perfuse.evaluation.stored import check_evaluation
 from perfuse.evaluation.table import HEADINGS, LEGEND, comparison_rows
 from perfuse.evaluation.verdict import NETWORK_FREE, TRIVIAL, show_gmfe, show_percent
 
@@ -122,8 +123,8 @@ def _evaluations(run: TrainedRun) -> tuple[list[tuple[Evaluation, StoredCurves]]
         folders = sorted(p.parent for p in run.folder.glob(f"evaluation*/{JSON_NAME}"))
     found = []
     for folder in sorted(folders, key=lambda f: (f.name != "evaluation", f.name)):
-        evaluation, curves = load_evaluation(folder)
-        found.append((cast(Evaluation, evaluation), curves))
+        stored, curves = load_evaluation(folder)
+        found.append((check_evaluation(stored, str(folder)), curves))
     return found, ""
 
 
@@ -194,20 +195,25 @@ def _cases(curves: StoredCurves) -> list[dict[str, object]]:
 
 
 def _metrics_lines(path: Path) -> list[Line]:
-    """Lines of ``metrics.jsonl``; a line that a crash cut short is skipped."""
+    """Lines of ``metrics.jsonl``; a line that a crash cut short, or that is none of ours, is skipped."""
     lines: list[Line] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return lines
     for raw in text.splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int | float):
-            lines.append(line)
+        if isinstance(line, dict) and all(_is_number(line.get(key)) for key in ("step", "epoch")):
+            lines.append({key: value for key, value in line.items() if _is_number(value)})
     return lines
+
+
+def _is_number(value: object) -> bool:
+    """Whether a JSON value is a number that a float can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _training_note(lines: list[Line]) -> str:
@@ -250,6 +256,6 @@ def _command(run: TrainedRun) -> str:
 
 def _config_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return "(no config.toml in this folder)"

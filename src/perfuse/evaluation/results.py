@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import re
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +22,9 @@ from perfuse.data.table import CurveSource, CurveTable
 from perfuse.errors import InputError
 from perfuse.evaluation.files import write_atomic, write_json
 from perfuse.evaluation.judged_data import JudgedData, JudgedRows
-from perfuse.evaluation.metrics import ScoredValues
+from perfuse.evaluation.metrics import ScoredValues, scored_mask
 from perfuse.evaluation.runs import TrainedRun
+from perfuse.pk.physiology import ORGANS
 
 JSON_NAME = "evaluation.json"
 CURVES_NAME = "evaluation_curves.npz"
@@ -28,6 +33,13 @@ CASES_EACH = 3
 LOG10_EDGES = np.linspace(-9, 5, 281)
 """Edges of the density of log10 (mg/L), true and predicted: 20 bins per decade."""
 _SAMPLE_VALUES = 3000
+_MAX_JSON_BYTES = 2**28
+_MAX_CURVES_BYTES = 2**30
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
+    SyntaxError, TypeError, RuntimeError, MemoryError, OverflowError,
+)  # fmt: skip
+"""What JSON, zip and npy readers raise on damaged files; RuntimeError: encrypted members, too deep nesting."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +113,12 @@ class CaseStore:
         table = source.take(rows[index])
         pred = predict(table) if len(index) else table.conc_mg_l
         sample = np.concatenate(self._sample, axis=1) if self._sample else np.zeros((2, 0))
-        late = (np.nan_to_num(table.time_h, nan=0.0) > 0)[:, None]
-        with np.errstate(invalid="ignore"):
-            counts = late & ~table.censored & (table.conc_mg_l >= table.loq_mg_l[:, None, None])
         return StoredCurves(
             density=self._density, log10_edges=LOG10_EDGES, sample_true=sample[0], sample_pred=sample[1],
             curve_gmfe=self._gmfe, kind=np.asarray([k for k, _ in picks], dtype=str),
             case_curve_id=table.curve_id.astype(str), case_compound_id=table.compound_id.astype(str),
             case_matrix=table.matrix.astype(str), case_gmfe=self._gmfe[index], case_loq=table.loq_mg_l,
-            case_time_h=table.time_h, case_true=table.conc_mg_l, case_pred=pred, case_scored=counts,
+            case_time_h=table.time_h, case_true=table.conc_mg_l, case_pred=pred, case_scored=scored_mask(table),
         )  # fmt: skip
 
 
@@ -126,7 +135,7 @@ def evaluation_folder(run: TrainedRun, data: JudgedData, rows: JudgedRows, out: 
     folder = run.folder / f"evaluation-{stem}"
     try:
         stored = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["data"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return folder
     return folder if stored == data.content_hash else folder.with_name(f"{folder.name}-{data.content_hash[:8]}")
 
@@ -144,17 +153,63 @@ def save_evaluation(folder: Path, evaluation: Mapping[str, object], curves: Stor
 
 
 def load_evaluation(folder: Path) -> tuple[dict[str, object], StoredCurves]:
-    """What ``save_evaluation`` wrote.
+    """What ``save_evaluation`` wrote; what its JSON must hold is ``stored.check_evaluation``'s business.
 
     Raises:
         InputError: if a file is missing or damaged.
     """
     try:
-        evaluation = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
-        with np.load(folder / CURVES_NAME, allow_pickle=False) as file:
-            curves = StoredCurves(**{name: file[name] for name in StoredCurves.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        return _read_json(folder / JSON_NAME), _read_curves(folder / CURVES_NAME)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            "evaluation", "cannot be read", value=str(folder), hint=f"run `perfuse evaluate` again ({error})"
+            "evaluation", "cannot be read", value=str(folder), hint=f"run `perfuse evaluate` again ({reason})"
         ) from None
-    return evaluation, curves
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"{path.name} is larger than {_MAX_JSON_BYTES} bytes")
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no object")
+    json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # no NaN, no infinity, no half of a character
+    return value
+
+
+def _read_curves(path: Path) -> StoredCurves:
+    """Arrays of the archive, checked against one another; what does not fit raises ValueError."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MAX_CURVES_BYTES:
+            raise ValueError(f"{path.name} holds more than {_MAX_CURVES_BYTES} bytes")
+        for name in StoredCurves.__dataclass_fields__:
+            with archive.open(f"{name}.npy") as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    curves = StoredCurves(**arrays)
+    _check_curves(curves)
+    return curves
+
+
+def _check_curves(c: StoredCurves) -> None:
+    h, s, n, k = len(LOG10_EDGES) - 1, c.sample_true.shape[:1], c.curve_gmfe.shape[:1], c.kind.shape[:1]
+    times = c.case_time_h.shape[1:2]
+    cases = (*k, len(ORGANS), *times)
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "density": ("i", (h, h)), "log10_edges": ("f", (h + 1,)), "sample_true": ("f", s), "sample_pred": ("f", s),
+        "curve_gmfe": ("f", n), **dict.fromkeys(("kind", "case_curve_id", "case_compound_id", "case_matrix"), ("U", k)),
+        "case_gmfe": ("f", k), "case_loq": ("f", k), "case_time_h": ("f", (*k, *times)), "case_true": ("f", cases),
+        "case_pred": ("f", cases), "case_scored": ("b", cases),
+    }  # fmt: skip
+    for name, (kind, shape) in expected.items():
+        array = getattr(c, name)
+        if array.dtype.kind != kind or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not {kind} {shape}")
+        if kind == "U":
+            "".join(array.tolist()).encode()  # half of a character cannot be shown
+    if not np.allclose(c.log10_edges, LOG10_EDGES, rtol=0, atol=1e-6):
+        raise ValueError("log10_edges are not this version's")
+    if (c.density < 0).any():
+        raise ValueError("density holds a negative count")
+    if not (np.isnan(c.case_time_h) | ((c.case_time_h >= 0) & (c.case_time_h < np.inf))).all():
+        raise ValueError("case_time_h holds a time that is none")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from perfuse.errors import InputError
-from perfuse.pk.partition import IonClass, PartitionInputs, ion_class
+from perfuse.files import read_toml
+from perfuse.pk.partition import KP_ALLOWED, KP_RANGE, IonClass, PartitionInputs, ion_class
 from perfuse.pk.physiology import ORGANS
 
 # field -> (low, high, is the low end open, unit); None values of optional fields are not checked.
@@ -65,7 +65,8 @@ class Drug:
         cl_hepatic_l_h: Hepatic plasma clearance, L/h.
         cl_total_l_h: Total plasma clearance, L/h. At most one of these four is given.
         cl_renal_l_h: Renal plasma clearance, L/h; None means filtration alone (GFR x fup).
-        kp: Measured tissue:plasma partition coefficients by organ, used instead of predicted ones.
+        kp: Measured tissue:plasma partition coefficients by organ, used instead of predicted ones; in
+            ``pk.partition.KP_RANGE``.
 
     Clearances in L/h are those of the modelled person as they stand; they are not scaled with body weight.
 
@@ -114,8 +115,8 @@ class Drug:
         for organ, value in kp.items():
             if organ not in ORGANS[1:]:
                 raise InputError(f"kp.{organ}", "is no organ with a Kp", allowed=", ".join(ORGANS[1:]))
-            if not 0 < value <= 1e6:
-                raise InputError(f"kp.{organ}", value=value, allowed="(0, 1e+06]")
+            if not KP_RANGE[0] <= value <= KP_RANGE[1]:
+                raise InputError(f"kp.{organ}", value=value, allowed=KP_ALLOWED)
         object.__setattr__(self, "kp", kp)
 
     @property
@@ -170,13 +171,7 @@ class Drug:
         Raises:
             InputError: one line for a missing file, invalid TOML, an unknown or missing key, or a value out of range.
         """
-        try:
-            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError("drug file", "cannot be read", value=str(path), hint=error.strerror or "") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError("drug file", "is no valid TOML", value=str(path), hint=str(error)) from None
-        return cls.from_mapping(data, where=str(path))
+        return cls.from_mapping(read_toml(path, "drug file"), where=str(path))
 
 
 def _numbers(name: str, value: object) -> tuple[float, ...]:

@@ -28,6 +28,12 @@ IonClass = Literal["acid", "base", "neutral", "zwitterion"]
 _LOGP_RANGE = (-15.0, 15.0)
 _PKA_RANGE = (-20.0, 30.0)
 
+KP_RANGE = (1e-4, 1e6)
+"""Tissue:plasma coefficients that can be: beyond them lies no measurement, and flow / (volume x Kp) becomes a rate
+that no solver can follow."""
+KP_ALLOWED = f"[{KP_RANGE[0]:g}, {KP_RANGE[1]:g}]"
+"""The same as messages write it."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -228,7 +234,8 @@ def tissue_plasma_kp(
         overrides: Measured Kp by organ name, used instead of the method's.
 
     Raises:
-        InputError: for an unknown method, an unknown organ (blood has none), or a Kp that is not in (0, 1e6].
+        InputError: for an unknown method, an unknown organ (blood has none), or a Kp, given or
+            predicted, that is not in ``KP_RANGE``.
     """
     if method not in KP_METHODS:
         raise InputError("kp_method", "is unknown", value=method, allowed=", ".join(KP_METHODS))
@@ -236,10 +243,16 @@ def tissue_plasma_kp(
     for organ, value in (overrides or {}).items():
         if organ not in ORGANS[1:]:
             raise InputError(f"kp.{organ}", "is no organ with a Kp", allowed=", ".join(ORGANS[1:]))
-        _check(f"kp.{organ}", value, 0.0, 1e6, open_low=True)
+        _check(f"kp.{organ}", value, *KP_RANGE)
         kp[organ] = float(value)
     if "other" not in kp:
         volume_l = human_reference().volume_l
         weight = np.asarray([volume_l[ORGAN_INDEX[tissue]] for tissue in kp])
         kp["other"] = float(np.average(list(kp.values()), weights=weight))
+    for organ, value in kp.items():
+        if not KP_RANGE[0] <= value <= KP_RANGE[1]:
+            raise InputError(
+                f"kp.{organ}", f"as {method} predicts it cannot be", value=float(value), allowed=KP_ALLOWED,
+                hint=f"give a measured kp.{organ}",
+            )  # fmt: skip
     return np.asarray([1.0] + [kp[organ] for organ in ORGANS[1:]])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from perfuse.config import RunConfig
@@ -67,6 +68,9 @@ def load_model(path: Path) -> LoadedModel:
 def model_of(checkpoint: Checkpoint) -> CurveModel:
     """The model that a checkpoint names, carrying its weights.
 
+    The configuration is only text, and may ask for far more memory than the tensors beside it take. So it is held
+    against them on PyTorch's ``meta`` device first, where tensors have shapes and types but no memory.
+
     Raises:
         InputError: if organs, eliminations or tensors are not those of this version's model.
     """
@@ -80,6 +84,8 @@ def model_of(checkpoint: Checkpoint) -> CurveModel:
             "checkpoint elimination_names", "differ from the topology's", value=",".join(state.elimination_names),
             allowed=",".join(topology.elimination_names), where=where,
         )  # fmt: skip
+    with torch.device("meta"):
+        check_weights(build_model(state.config.model, topology), checkpoint.model, where)
     model = build_model(state.config.model, topology)
     load_weights(model, checkpoint.model, where)
     return model
@@ -87,6 +93,16 @@ def model_of(checkpoint: Checkpoint) -> CurveModel:
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy tensors into a model that needs exactly these.
+
+    Raises:
+        InputError: as ``check_weights``.
+    """
+    check_weights(model, tensors, where)
+    model.load_state_dict(dict(tensors))
+
+
+def check_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Whether these are exactly the tensors that a model needs; the model may be on the ``meta`` device.
 
     Raises:
         InputError: naming the first tensor that is missing, unknown, or of another shape or type.
@@ -105,4 +121,3 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     unknown = sorted(set(tensors) - set(own))
     if unknown:
         raise InputError(f"checkpoint tensor {unknown[0]}", "is unknown to the model: it is of another", where=where)
-    model.load_state_dict(dict(tensors))

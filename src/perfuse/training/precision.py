@@ -30,19 +30,39 @@ _FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 
+def check_device(device: str, field: str) -> None:
+    """Refuse a device that PyTorch cannot compute on here.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        field: What the user calls the setting: ``training.device`` or ``--device``.
+
+    Raises:
+        InputError: for CUDA where PyTorch sees no such device, or for any other kind of device.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise InputError(field, "is unknown", value=device, allowed="cpu, cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            field, "is not available here", value=device, allowed="cpu", hint="PyTorch sees no CUDA device"
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise InputError(
+            field, "is not available here", value=device, allowed=f"cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+
+
 def pick_device(config: TrainingConfig) -> str:
     """``cpu`` or ``cuda`` for what the configuration asks.
 
     Raises:
         InputError: if CUDA is asked for and absent, or fp16 on a CPU (Fabric would silently train in bf16).
     """
-    has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
-        raise InputError(
-            "training.device", "is not available here", value="cuda", allowed="auto, cpu",
-            hint="PyTorch sees no CUDA device",
-        )  # fmt: skip
-    device = "cuda" if has_cuda and config.device != "cpu" else "cpu"
+    device: str = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device, "training.device")
     if config.precision == "16" and device == "cpu":
         raise InputError("training.precision", "needs a CUDA device", value="16", allowed="32 or bf16 on a CPU")
     return device

@@ -65,7 +65,6 @@ class IntervalRecord(_Record):
     norm_max: float = 0.0
     updates: int = 0
     curves: int = 0
-    skipped: int = 0
     train_s: float = 0.0
 
 

@@ -6,7 +6,6 @@ topology's inputs by ``data.inputs``. Curves that cannot be used are left out an
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perfuse.data.compounds import compound_key
 from perfuse.data.importers.text_rows import TextRow, read_rows
 from perfuse.data.inputs import DEFAULT_KP_METHOD, Dose, curve_table_for
 from perfuse.data.stacking import stack_tables
@@ -42,8 +42,6 @@ MATRIX_MEANING: Mapping[str, str] = {
     "blood_venous": "blood_venous",
 }
 """How the layout's matrices are read; arterial ones are left out because reported blood is venous."""
-
-_STEREO_PREFIX = re.compile(r"^(?:\((?:r|s|rs|r,s|r/s|\+|-|±|\+/-|\+-)\)-)+")
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,6 @@ class _Counts:
     flagged: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     averaged: int = 0
-
-
-def compound_key(name: str) -> str:
-    """Lower-case name without stereo prefixes, so that enantiomers share their racemate's group."""
-    key = name.strip().lower()
-    return _STEREO_PREFIX.sub("", key) or key
 
 
 def _exclusion(row: TextRow) -> str | None:
@@ -166,8 +158,8 @@ def _observations(rows: list[TextRow], counts: _Counts) -> tuple[np.ndarray, np.
             raise InputError("conc_mg_per_L", value=conc, unit="mg/L", allowed=">= 0", where=row.where)
         if time is None or conc is None:
             counts.dropped["no time or no concentration"] += 1
-        elif time < 0:
-            counts.dropped["before the dose"] += 1
+        elif time <= 0:  # the one dose is at 0: a model without a baseline cannot predict what precedes it
+            counts.dropped["not after the dose"] += 1
         elif conc == 0:
             counts.dropped["zero: below a limit of quantification that is not stated"] += 1
         else:
@@ -199,7 +191,7 @@ def _curve(
         return None
     mine = _Counts()
     time, conc = _observations(rows, mine)
-    if not (time > 0).any():
+    if not len(time):
         counts.excluded["no concentration at a positive time"] += 1
         return None
     counts.dropped += mine.dropped
@@ -229,9 +221,10 @@ def read_observed(
     """Measured human curves and the account of what was left out.
 
     Concentrations sit in the blood row, in the curve's own matrix; other organs are NaN. ``plasma_assumed`` is read as
-    plasma, ``whole_blood`` as venous blood. CLint 0 means that no turnover was measured and is kept. Zero
-    concentrations are dropped (below an LLOQ nobody states), so nothing is censored. Each curve's ``loq_mg_l`` is
-    1e-5 x dose / blood volume, lowered to its smallest observed value where that is smaller.
+    plasma, ``whole_blood`` as venous blood. CLint 0 means that no turnover was measured and is kept. Values that do not
+    come after the dose, which is at time 0, are dropped and counted: the model has no baseline. Zero concentrations
+    are dropped (below an LLOQ nobody states), so nothing is censored. Each curve's ``loq_mg_l`` is 1e-5 x dose / blood
+    volume, lowered to its smallest observed value where that is smaller.
 
     Args:
         path: CSV file with ``REQUIRED_COLUMNS``; other columns may be there.

@@ -25,7 +25,7 @@ EVENT_COLUMNS = (
     "lloq", "lloq_unit", "topology",
 )  # fmt: skip
 TOPOLOGIES = ("hub", "circulation")
-SCALARS = ("body_weight_kg", "mw_g_mol", "fup", "bp_ratio")
+SCALARS = ("body_weight_kg", "mw_g_mol", "fup", "bp_ratio", "loq_mg_l")
 _ORGAN_COLUMN = re.compile(r"(?:volume_(?P<volume>.+)_l|flow_(?P<flow>.+)_l_h|kp_(?P<kp>.+))")
 _RESERVED = re.compile(
     r"(volume|flow|kp|cl|clint|body_?weight|mw|fup?|bp|conc|lloq|loq|dose|duration|time|route|organ|matrix)(_.*)?|.*_unit"

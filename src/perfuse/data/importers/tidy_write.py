@@ -13,6 +13,7 @@ import polars as pl
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
 from perfuse.files import replacing
+from perfuse.pk.matrix import check_blood_matrix
 from perfuse.pk.physiology import ORGANS
 
 
@@ -23,6 +24,7 @@ def _covariate_frame(table: CurveTable) -> pl.DataFrame:
         "body_weight_kg": table.body_weight_kg,
         "fup": table.fup,
         "bp_ratio": table.bp_ratio,
+        "loq_mg_l": table.loq_mg_l,
     }
     columns |= {name: table.elimination_l_h[:, m] for m, name in enumerate(table.topology.elimination_names)}
     columns |= {f"kp_{organ}": table.kp[:, o] for o, organ in enumerate(ORGANS) if o}
@@ -60,12 +62,10 @@ def _dose_rows(table: CurveTable) -> pl.DataFrame:
 
 
 def _observation_rows(table: CurveTable) -> pl.DataFrame:
-    """Observed values; an LLOQ stands beside each value that is at least the curve's limit, or is below its own."""
+    """Observed values; an LLOQ stands beside each value that is below it (the curve's limit is its ``loq_mg_l``)."""
     observed = ~np.isnan(table.conc_mg_l)
     curve, organ, t = np.nonzero(observed)
     conc, censored = table.conc_mg_l[observed], table.censored[observed]
-    limit = table.loq_mg_l[curve]
-    lloq = np.where(censored, conc, np.where(conc >= limit, limit, np.nan))
     n = len(curve)
     frame = pl.DataFrame(
         _keys(table, curve, "observation", table.time_h[curve, t])
@@ -74,7 +74,7 @@ def _observation_rows(table: CurveTable) -> pl.DataFrame:
             "organ": np.asarray(ORGANS)[organ],
             "conc": np.where(censored, np.nan, conc),
             "conc_unit": np.full(n, "mg/L"),
-            "lloq": lloq,
+            "lloq": np.where(censored, conc, np.nan),
             "lloq_unit": np.full(n, "mg/L"),
         }
     )
@@ -85,10 +85,11 @@ def write_tidy(table: CurveTable, path: Path) -> Path:
     """Write curves as a tidy table; the suffix decides: ``.csv``, ``.tsv`` or ``.parquet``.
 
     Reading it back gives the same numbers. Names change: the subject is the curve's name, so the curve read back
-    is ``<compound>/<curve>/<matrix>``. The file appears whole or not at all.
+    is ``<compound>/<curve>/<matrix>``, and zeros at or before a first dose after time 0 are left out on reading. The
+    file appears whole or not at all.
 
     Raises:
-        InputError: for another suffix or an invalid table.
+        InputError: for another suffix, an invalid table, or blood in a matrix that ``read_tidy`` would refuse.
         PerfuseError: when the disk refuses.
     """
     path = Path(path)
@@ -99,6 +100,8 @@ def write_tidy(table: CurveTable, path: Path) -> Path:
     unique = len(np.unique(table.curve_id)) == len(table)
     if not unique:
         raise InputError("curve_id", "is not unique, so subjects would be mixed up", where=str(path))
+    for i in np.flatnonzero((~np.isnan(table.conc_mg_l[:, 0])).any(axis=1)):
+        check_blood_matrix(str(table.matrix[i]), f"{path}: curve {table.curve_id[i]}")
     frame = pl.concat([_dose_rows(table), _observation_rows(table)], how="diagonal")
     with replacing(path) as part:
         if suffix == ".parquet":
