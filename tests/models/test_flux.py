@@ -8,6 +8,7 @@ import torch
 
 from perfuse.config import FluxConfig, LoglinearRatesConfig
 from perfuse.data.batch import CurveBatch
+from perfuse.data.loader import select_curves
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import to_batch
 from perfuse.errors import InputError, PerfuseError
@@ -38,17 +39,6 @@ def make_model(kind: str, batch: CurveBatch, scramble: bool = True, **config: ob
                 parameter.add_(0.1 * torch.randn_like(parameter))
     assert isinstance(model, LoglinearRates)
     return model.eval()
-
-
-def rows(batch: CurveBatch, index: list[int]) -> CurveBatch:
-    """Some curves of a batch."""
-    pick = {n: getattr(batch, n)[index] for n in ("time_h", "is_plasma", "conc_mg_l", "mask", "censored", "loq_mg_l")}
-    s, d = batch.system, batch.doses
-    names = ("volume_l", "kp", "flow_l_h", "elimination_l_h", "fup", "bp_ratio")
-    system = SystemParameters(s.topology, *(getattr(s, n)[index] for n in names))
-    return replace(
-        batch, system=system, doses=DoseEvents(d.time_h[index], d.amount_mg[index], d.duration_h[index]), **pick
-    )
 
 
 @pytest.mark.parametrize("topology", ["hub", "circulation"])
@@ -101,7 +91,7 @@ def test_batch_equals_one_by_one(kind: str, topology: str) -> None:
     model = make_model(kind, batch)
     with torch.no_grad():
         together = model(batch)
-        alone = torch.cat([model(rows(batch, [i])) for i in range(len(batch))])
+        alone = torch.cat([model(select_curves(batch, torch.tensor([i]))) for i in range(len(batch))])
     scored = batch.mask
     assert ((alone / together - 1).abs()[scored]).max() < 1e-6
 

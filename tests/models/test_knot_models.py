@@ -8,12 +8,13 @@ from torch import Tensor
 
 from perfuse.config import MODEL_CONFIGS
 from perfuse.data.batch import CurveBatch
+from perfuse.data.loader import select_curves
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.models import build_model
 from perfuse.models.base import CurveModel
-from perfuse.pk.system import DoseEvents, SystemParameters
+from perfuse.pk.system import DoseEvents
 
 TASKS = {"hub": "T1", "circulation": "T2"}
 KINDS = ("mlp", "lstm", "recurrent")
@@ -31,16 +32,6 @@ def make_model(kind: str, batch: CurveBatch, **settings: object) -> CurveModel:
     model = build_model(MODEL_CONFIGS[kind](**settings), batch.system.topology)
     model.fit_normalisation(batch)
     return model.eval()
-
-
-def rows(batch: CurveBatch, index: list[int]) -> CurveBatch:
-    """Some curves of a batch."""
-    pick = {n: getattr(batch, n)[index] for n in ("time_h", "is_plasma", "conc_mg_l", "mask", "censored", "loq_mg_l")}
-    s, d = batch.system, batch.doses
-    names = ("volume_l", "kp", "flow_l_h", "elimination_l_h", "fup", "bp_ratio")
-    system = SystemParameters(s.topology, *(getattr(s, n)[index] for n in names))
-    doses = DoseEvents(d.time_h[index], d.amount_mg[index], d.duration_h[index])
-    return replace(batch, system=system, doses=doses, **pick)
 
 
 def log_mse(model: CurveModel, batch: CurveBatch) -> Tensor:
@@ -74,11 +65,11 @@ def test_batch_equals_one_by_one(kind: str, topology: str) -> None:
     model = make_model(kind, batch)
     with torch.no_grad():
         together = model(batch)
-        single = torch.cat([model(rows(batch, [i])) for i in range(8)])
+        single = torch.cat([model(select_curves(batch, torch.tensor([i]))) for i in range(8)])
         torch.testing.assert_close(together, single, rtol=1e-6, atol=0)
         model.double()  # what is left is rounding, and nothing but rounding
         together = model(batch)
-        single = torch.cat([model(rows(batch, [i])) for i in range(8)])
+        single = torch.cat([model(select_curves(batch, torch.tensor([i]))) for i in range(8)])
         torch.testing.assert_close(together, single, rtol=1e-11, atol=0)
 
 

@@ -207,6 +207,9 @@ class Whitener(nn.Module):
     (``exponents``), but gradient descent no longer crawls along correlated ones, such as volume and flow.
     """
 
+    mean: Tensor
+    matrix: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
@@ -218,17 +221,17 @@ class Whitener(nn.Module):
         mean = x.mean(0)
         variance, axes = torch.linalg.eigh((x - mean).mT @ (x - mean) / len(x))
         scale = torch.where(variance > 1e-8, variance.clamp_min(1e-8).rsqrt(), 0.0)
-        self.mean.copy_(mean)  # type: ignore[operator]
-        self.matrix.copy_((axes * scale) @ axes.mT)  # type: ignore[operator]
+        self.mean.copy_(mean)
+        self.matrix.copy_((axes * scale) @ axes.mT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Whitened features, the same shape."""
-        return (x - self.mean) @ self.matrix  # type: ignore[operator]
+        return (x - self.mean) @ self.matrix
 
     def weighted(self, x: Tensor, weight: Tensor) -> Tensor:
         """Weighted sum of the whitened features, ``(..)`` from ``(.., F)``, without making them."""
-        return (x - self.mean) @ (self.matrix @ weight)  # type: ignore[operator]
+        return (x - self.mean) @ (self.matrix @ weight)
 
     def exponents(self, weight: Tensor) -> Tensor:
         """Exponents of the raw features, given the weights ``(F,)`` of the whitened ones."""
-        return self.matrix @ weight  # type: ignore[operator]
+        return self.matrix @ weight
