@@ -55,3 +55,9 @@ def test_toml_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(InputError, match="^drug file cannot be read"):
             read_toml(path, "drug file")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_toml_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("a = 1", encoding="utf-8-sig")
+    assert read_toml(path, "--config") == {"a": 1}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from perfuse import __version__
-from perfuse.cli_options import TrainOptions, build_config, parse_times, simulation_options
+from perfuse.cli_options import TrainOptions, WholeNumber, build_config, parse_times, simulation_options
 from perfuse.errors import InputError, PerfuseError
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def simulate(
     out: Path,
     /,
     *,
-    n: int | None = None,
+    n: WholeNumber = None,
     task: Literal["T1", "T2"] | None = None,
     config: Path | None = None,
-    seed: int | None = None,
-    shard_size: int | None = None,
+    seed: WholeNumber = None,
+    shard_size: WholeNumber = None,
     quiet: Annotated[bool, _Flag] = False,
 ) -> None:
     """Simulate curves by the exact linear solver and write a dataset folder.

@@ -6,11 +6,12 @@ A flag that is not given leaves the file's value, or the default, alone. Every f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from perfuse.errors import InputError
 from perfuse.files import read_toml
@@ -49,6 +50,18 @@ FLAG_KEYS: dict[str, str] = {
 """Field of ``TrainOptions`` -> key of ``RunConfig``."""
 
 
+def whole_number(_type: object, tokens: Sequence[Token]) -> int:
+    """An integer as typed; 1.5 is an error here, where the parser would round it."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+WholeNumber = Annotated[int | None, Parameter(converter=whole_number)]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -56,11 +69,11 @@ class TrainOptions:
 
     model: Literal["flux", "loglinear-rates", "recurrent", "lstm", "mlp"] | None = None
     """Which model to train (flux when neither flag nor file says)."""
-    epochs: int | None = None
+    epochs: WholeNumber = None
     """Passes over the training curves."""
-    batch_size: int | None = None
+    batch_size: WholeNumber = None
     """Curves per micro-batch."""
-    accumulate: int | None = None
+    accumulate: WholeNumber = None
     """Micro-batches per optimiser step."""
     lr: float | None = None
     """Learning rate."""
@@ -70,9 +83,9 @@ class TrainOptions:
     """Largest gradient norm; 0 switches clipping off."""
     schedule: Literal["plateau", "cosine", "constant"] | None = None
     """Learning-rate schedule."""
-    warmup_steps: int | None = None
+    warmup_steps: WholeNumber = None
     """Steps of linear warm-up."""
-    plateau_patience: int | None = None
+    plateau_patience: WholeNumber = None
     """plateau: epochs without improvement before the learning rate falls."""
     plateau_factor: float | None = None
     """plateau: what the learning rate is multiplied by."""
@@ -94,31 +107,31 @@ class TrainOptions:
     """Share of compounds (or groups) kept for testing."""
     max_minutes: float | None = None
     """Wall-clock budget; the number of steps is fixed from it once."""
-    early_stopping: int | None = None
+    early_stopping: WholeNumber = None
     """Stop after this many epochs without a better validation loss; 0 never."""
     ema: float | None = None
     """Decay of the moving average of weights; 0 is off."""
-    validate_every: int | None = None
+    validate_every: WholeNumber = None
     """Epochs between validations."""
     checkpoint_every: float | None = None
     """Minutes between mid-epoch saves of RUN/last."""
     tensorboard: bool | None = None
     """Write TensorBoard events."""
-    seed: int | None = None
+    seed: WholeNumber = None
     """Seed of split, order of curves and first weights."""
     prior: Literal["none", "dimensional", "mechanistic"] | None = None
     """flux: what the rates start from."""
-    hidden: int | None = None
+    hidden: WholeNumber = None
     """Width of the model."""
-    layers: int | None = None
+    layers: WholeNumber = None
     """Depth of the model."""
     dropout: float | None = None
     """Dropout of the model."""
-    knots: int | None = None
+    knots: WholeNumber = None
     """recurrent, lstm, mlp: times that the output sits on."""
-    steps: int | None = None
+    steps: WholeNumber = None
     """recurrent: steps across the time range."""
-    heads: int | None = None
+    heads: WholeNumber = None
     """recurrent: attention heads."""
 
 

@@ -67,7 +67,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         InputError: for a file that cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors may leave a BOM
     except OSError as error:
         raise InputError(what, "cannot be read", value=str(path), hint=error.strerror or "") from None
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too long a number, nested too deeply

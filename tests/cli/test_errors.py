@@ -70,6 +70,8 @@ def runs(t1_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("simulate out", "--n"),
         ("simulate out --n 0", "--n"),
         ("simulate out --n -3", "--n"),
+        ("simulate out --n 1.5", "--n: '1.5' is no whole number"),
+        ("simulate out --n 3 --seed 0.5", "--seed"),
         ("simulate out --n ten", "--n"),
         ("simulate out --n 3 --seed -1", "--seed"),
         ("simulate out --n 3 --task T9", "--task"),
@@ -95,6 +97,8 @@ def test_wrong_command_lines(
     ("flags", "says"),
     [
         ("--epochs 0", "--epochs"),
+        ("--epochs 1.5", "--epochs: '1.5' is no whole number"),
+        ("--hidden 8.2", "--hidden"),
         ("--lr -1", "--lr"),
         ("--lr nan", "--lr"),
         ("--batch-size 0", "--batch-size"),

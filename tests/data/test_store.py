@@ -365,3 +365,18 @@ def test_a_disk_that_fails_to_sync_leaves_nothing(
     with pytest.raises(PerfuseError, match="No space left on device"):
         write_dataset([table], tmp_path / "new", generator={}, seed=None)
     assert leftovers(tmp_path) == []
+
+
+def test_values_that_cannot_be_are_refused_even_with_matching_hashes(tmp_path: Path) -> None:
+    table = simulate_task("T1", 3, seed=0)
+    folder = write_dataset([table], tmp_path / "d", generator={}, seed=0)
+    shard, manifest = folder / "shard-00000.arrow", folder / "manifest.json"
+    before, after = table.fup[:1].tobytes(), np.asarray([2.0]).tobytes()
+    content = shard.read_bytes()
+    at = content.index(before * 3)  # the column of fup (or B:P): all ones on the hub
+    old_hash = hashlib.sha256(content).hexdigest()
+    content = content[:at] + after + content[at + 8 :]
+    shard.write_bytes(content)
+    manifest.write_text(manifest.read_text().replace(old_hash, hashlib.sha256(content).hexdigest()))
+    with pytest.raises(InputError, match=r"T1-0-0: fup is not allowed \(got 2\)"):
+        open_source(folder)

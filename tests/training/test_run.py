@@ -471,3 +471,15 @@ def test_few_curves_get_more_epochs_unless_told_otherwise() -> None:
     assert resolve(asked, 64).training.epochs == 7
     clock = RunConfig.model_validate({"training": {"max_minutes": 1.0}})
     assert resolve(clock, 64).training.epochs is None
+
+
+def test_a_start_that_left_no_checkpoint_may_be_tried_again(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text("seed = 1")
+    (run / "metrics.jsonl").write_text('{"step": 99}\n')
+    result = train(small_table, config(training={"epochs": 1}), run)
+    assert result.steps == 4
+    assert '"step": 99' not in (run / "metrics.jsonl").read_text()

@@ -14,21 +14,26 @@ from perfuse.errors import InputError
 
 TIDY_SUFFIXES = (".csv", ".tsv", ".parquet")
 
+_CHECKED_AT_ONCE = 4096
+
 
 def open_source(path: Path, verify: bool = True) -> CurveSource:
     """Curves of a dataset folder, an origin-layout ``.npz``, or a tidy ``.csv`` / ``.tsv`` / ``.parquet``.
 
     Args:
         path: The data.
-        verify: Whether to read a dataset folder's shards once, front to back, and compare their sha256 with the
-            manifest's; other kinds are read and checked whole in any case.
+        verify: Whether to read a dataset folder's shards once, front to back, compare their sha256 with the manifest's
+            and check every value; other kinds are read and checked whole in any case.
 
     Raises:
         InputError: if the path is missing, of an unknown kind, or its content cannot be used.
     """
     path = Path(path)
     if path.is_dir():
-        return CurveStore.open(path, verify=verify)
+        store = CurveStore.open(path, verify=verify)
+        for start in range(0, len(store) if verify else 0, _CHECKED_AT_ONCE):
+            store.take(range(start, min(start + _CHECKED_AT_ONCE, len(store)))).validate(str(path))
+        return store
     if not path.exists():
         raise InputError("data", "does not exist", value=str(path))
     suffix = path.suffix.lower()

@@ -70,7 +70,7 @@ class RunLogs:
         path = run / METRICS_FILE
         if resume_after is not None:
             truncate_metrics(path, resume_after)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("w" if resume_after is None else "a", encoding="utf-8")
         self._board: SummaryWriter | None = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -32,7 +32,7 @@ from perfuse.training.checkpoint import Checkpoint, find_checkpoint
 from perfuse.training.ema import Ema
 from perfuse.training.interrupt import Interruption
 from perfuse.training.keeper import Keeper, Learner
-from perfuse.training.logs import METRICS_FILE, RunLogs
+from perfuse.training.logs import RunLogs
 from perfuse.training.loop import Parts, Trainer
 from perfuse.training.loss import CurveLoss
 from perfuse.training.optimizer import make_optimizer
@@ -261,7 +261,8 @@ def first_plan(config: RunConfig, steps_per_epoch: int) -> PlanRecord:
 def _refuse_existing_run(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError("--out", "is not a folder", value=str(out))
-    for name in ("last", "best", CONFIG_FILE, METRICS_FILE):
+    # Without a checkpoint there is nothing to lose: a start that a full disk cut short may be tried again.
+    for name in ("last", "best"):
         if (out / name).exists() or find_checkpoint(out / name) is not None:
             raise InputError(
                 "--out", "already holds a run", value=str(out), hint="use --resume to continue it, or another folder"

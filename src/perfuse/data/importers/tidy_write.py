@@ -104,8 +104,11 @@ def write_tidy(table: CurveTable, path: Path) -> Path:
         check_blood_matrix(str(table.matrix[i]), f"{path}: curve {table.curve_id[i]}")
     frame = pl.concat([_dose_rows(table), _observation_rows(table)], how="diagonal")
     with replacing(path) as part:
-        if suffix == ".parquet":
-            frame.write_parquet(part)
-        else:
-            frame.write_csv(part, separator="\t" if suffix == ".tsv" else ",")
+        try:
+            if suffix == ".parquet":
+                frame.write_parquet(part)
+            else:
+                frame.write_csv(part, separator="\t" if suffix == ".tsv" else ",")
+        except pl.exceptions.ComputeError as error:  # how polars reports a disk that is full
+            raise OSError(str(error).splitlines()[0]) from error
     return path
