@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -572,4 +573,26 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "missing.npz" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminated_simulation_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "perfuse",
+        "simulate",
+        str(tmp_path / "d"),
+        "--n",
+        "1000000",
+        "--shard-size",
+        "512",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.rglob("*.arrow")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert any(tmp_path.rglob("*.arrow"))
+        process.terminate()
+        assert process.wait(60) == 143
     assert list(tmp_path.iterdir()) == []
