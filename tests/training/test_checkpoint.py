@@ -305,6 +305,7 @@ def test_paths_without_a_model_are_refused(run: Path, tmp_path: Path) -> None:
         (lambda s: s.update(topology="klein bottle"), "topology is unknown (got klein bottle)"),
         (lambda s: s.update(elimination_names={"$tuple": ["a"]}), "elimination_names differ"),
         (lambda s: s.update(organs={"$tuple": ["blood"]}), "organs differ"),
+        (lambda s: s["units"].update(dose="g"), "units differ"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(

@@ -16,7 +16,7 @@ from perfuse.models.base import CurveModel
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import get_topology
 from perfuse.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from perfuse.training.record import CheckpointState
+from perfuse.training.record import UNITS, CheckpointState
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,17 @@ def model_of(checkpoint: Checkpoint) -> CurveModel:
     against them on PyTorch's ``meta`` device first, where tensors have shapes and types but no memory.
 
     Raises:
-        InputError: if organs, eliminations or tensors are not those of this version's model.
+        InputError: if organs, units, eliminations or tensors are not those of this version's model.
     """
     state = checkpoint.state
     where = str(checkpoint.folder)
     topology = get_topology(state.topology)
     if state.organs != ORGANS:
         raise InputError("checkpoint organs", "differ from this version's", value=",".join(state.organs), where=where)
+    if state.units != UNITS:
+        raise InputError(
+            "checkpoint units", "differ from this version's", value=state.units, allowed=str(UNITS), where=where
+        )
     if state.elimination_names != topology.elimination_names:
         raise InputError(
             "checkpoint elimination_names", "differ from the topology's", value=",".join(state.elimination_names),
