@@ -12,7 +12,9 @@ from perfuse.errors import InputError
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import get_topology
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""1 had no routes, absorption, permeability, saturable pathways or descriptors: it reads as intravenous and linear."""
 MANIFEST = "manifest.json"
 _MAX_BYTES = 2**28
 """Largest manifest that is read: a million shards."""
@@ -21,8 +23,22 @@ UNITS = {
     "body_weight_kg": "kg", "volume_l": "L", "flow_l_h": "L/h", "kp": "1", "elimination_l_h": "L/h", "fup": "1",
     "bp_ratio": "1", "dose_time_h": "h", "dose_mg": "mg", "dose_duration_h": "h", "time_h": "h",
     "conc_mg_l": "mg/L", "censored": "bool", "loq_mg_l": "mg/L",
+    "dose_route": "code", "ka_1_h": "1/h", "lag_h": "h", "f_abs": "1", "ps_l_h": "L/h", "vmax_mg_h": "mg/h",
+    "km_u_mg_l": "mg/L", "mw_g_mol": "g/mol", "logp": "1", "pka_acid": "1", "pka_base": "1",
+    "clint_ul_min_million_cells": "uL/min/10^6 cells",
     **dict.fromkeys(("curve_id", "compound_id", "group_id", "matrix"), "name"),
 }  # fmt: skip
+
+
+_SINCE_2 = (
+    "dose_route", "ka_1_h", "lag_h", "f_abs", "ps_l_h", "vmax_mg_h", "km_u_mg_l", "mw_g_mol", "logp", "pka_acid",
+    "pka_base", "clint_ul_min_million_cells",
+)  # fmt: skip
+
+
+def columns_of(schema_version: int) -> tuple[str, ...]:
+    """Names of the columns that shards of a schema version hold."""
+    return tuple(name for name in UNITS if schema_version >= 2 or name not in _SINCE_2)
 
 
 class ShardInfo(BaseModel):
@@ -51,6 +67,8 @@ class Manifest(BaseModel):
     """D, dose events per curve (padded with 0 mg)."""
     n_times: int = Field(ge=1, le=10_000_000)
     """T, times per curve (padded with NaN)."""
+    n_pathways: int = Field(default=1, ge=1, le=1000)
+    """P, saturable pathways per curve (padded with a Vmax of 0)."""
     shards: tuple[ShardInfo, ...] = Field(min_length=1)
 
 
@@ -72,10 +90,10 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("manifest", "cannot be read", hint=str(error), where=where) from None
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         raise InputError(
             "schema_version", "is of another version of Perfuse", value=version if version is not None else "none",
-            allowed=str(SCHEMA_VERSION), hint="write the dataset again", where=where,
+            allowed=", ".join(map(str, READABLE_VERSIONS)), hint="write the dataset again", where=where,
         )  # fmt: skip
     try:
         manifest = Manifest.model_validate(data)
@@ -92,7 +110,7 @@ def _check_manifest(manifest: Manifest, where: str) -> None:
     for name, value, expected in (
         ("organs", manifest.organs, ORGANS),
         ("elimination_names", manifest.elimination_names, topology.elimination_names),
-        ("units", manifest.units, UNITS),
+        ("units", manifest.units, {name: UNITS[name] for name in columns_of(manifest.schema_version)}),
     ):
         if value != expected:
             raise InputError(name, "differ from this version's", value=value, allowed=str(expected), where=where)

@@ -19,12 +19,11 @@ import torch
 
 from perfuse.data.stacking import stack_tables
 from perfuse.data.store import write_dataset
-from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group, system_parameters
+from perfuse.data.table import LOQ_FRACTION, CurveTable, dose_events, parameter_group, system_parameters
 from perfuse.errors import InputError
 from perfuse.pk.mechanistic import organ_concentrations, solve
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, hub_reference, human_reference
 from perfuse.pk.population import sample_adults
-from perfuse.pk.system import DoseEvents
 from perfuse.pk.topology import get_topology
 
 BLOCK_CURVES = 256
@@ -104,9 +103,8 @@ def _draw_t2(random: np.random.Generator, n: int) -> dict[str, np.ndarray]:
 
 def solved(table: CurveTable) -> CurveTable:
     """The table with ``conc_mg_l`` (venous blood in its first row) computed by the exact solver."""
-    doses = DoseEvents(*(torch.as_tensor(table.column(f"dose_{c}")) for c in ("time_h", "mg", "duration_h")))
     system = system_parameters(table)
-    amounts = solve(system, doses, torch.as_tensor(np.ascontiguousarray(table.time_h)))
+    amounts = solve(system, dose_events(table), torch.as_tensor(np.ascontiguousarray(table.time_h)))
     return replace(table, conc_mg_l=organ_concentrations(system, amounts).numpy())
 
 

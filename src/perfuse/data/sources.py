@@ -50,6 +50,15 @@ def open_source(path: Path, verify: bool = True) -> CurveSource:
     )
 
 
+def _is_neutral(name: str, value: np.ndarray) -> bool:
+    """Whether a column holds only what stands for "left out", so that tables from before it existed keep their hash."""
+    neutral = {"dose_route": 0.0, "lag_h": 0.0, "f_abs": 1.0, "vmax_mg_h": 0.0, "km_u_mg_l": 1.0}
+    if name in neutral:
+        return bool((value == neutral[name]).all())
+    may_be_absent = ("ka_1_h", "ps_l_h", "mw_g_mol", "logp", "pka_acid", "pka_base", "clint_ul_min_million_cells")
+    return name in may_be_absent and bool(np.isnan(value).all())
+
+
 def source_hash(source: CurveSource) -> str:
     """sha256 (hex) of the content: a store's own hash, or that of every array of a table.
 
@@ -62,6 +71,8 @@ def source_hash(source: CurveSource) -> str:
         if field.name == "topology":
             continue
         value = source.column(field.name)
+        if _is_neutral(field.name, value):
+            continue
         digest.update(f"|{field.name}{value.shape}|".encode())
         if value.dtype.kind in "US":
             for text in value.tolist():

@@ -5,7 +5,7 @@ array field of ``CurveTable`` is one fixed-size list column (or a plain column w
 so that a NumPy view of the mapped file is one pointer away. Nothing in a folder depends on when or where it was
 written: equal curves give equal bytes.
 
-Axis legend: C curves, O reported organs, M eliminations, D dose events, T times.
+Axis legend: C curves, O reported organs, M eliminations, X exchanges, P saturable pathways, D dose events, T times.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ import numpy as np
 import pyarrow as pa
 from pydantic import JsonValue
 
-from perfuse.data.manifest import MANIFEST, SCHEMA_VERSION, UNITS, Manifest, ShardInfo, read_manifest
-from perfuse.data.table import CurveTable
+from perfuse.data.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    UNITS,
+    Manifest,
+    ShardInfo,
+    columns_of,
+    read_manifest,
+)
+from perfuse.data.table import N_PKA, CurveTable
 from perfuse.errors import InputError, PerfuseError
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology, get_topology
@@ -38,36 +46,51 @@ _LARGE = ("time_h", "conc_mg_l", "censored")
 _JOINED_LIMIT_BYTES = 256 * 2**20
 
 
-def _shapes(topology: Topology, n_doses: int, n_times: int) -> dict[str, tuple[int, ...]]:
-    """Shape of one curve's value in each column."""
+def _shapes(
+    topology: Topology, n_doses: int, n_times: int, n_pathways: int = 1, schema_version: int = SCHEMA_VERSION
+) -> dict[str, tuple[int, ...]]:
+    """Shape of one curve's value in each stored column; what is empty on a topology is not stored."""
     o = len(ORGANS)
     out: dict[str, tuple[int, ...]] = dict.fromkeys(_COLUMNS, ())
     out |= dict.fromkeys(("volume_l", "flow_l_h", "kp"), (o,))
-    out |= dict.fromkeys(("dose_time_h", "dose_mg", "dose_duration_h"), (n_doses,))
-    return out | {
-        "elimination_l_h": (topology.n_eliminations,), "time_h": (n_times,),
+    out |= dict.fromkeys(("dose_time_h", "dose_mg", "dose_duration_h", "dose_route"), (n_doses,))
+    out |= dict.fromkeys(("vmax_mg_h", "km_u_mg_l"), (n_pathways,))
+    out |= dict.fromkeys(("pka_acid", "pka_base"), (N_PKA,))
+    out |= {
+        "elimination_l_h": (topology.n_eliminations,), "ps_l_h": (topology.n_exchanges,), "time_h": (n_times,),
         "conc_mg_l": (o, n_times), "censored": (o, n_times),
     }  # fmt: skip
+    stored = columns_of(schema_version)
+    return {name: shape for name, shape in out.items() if name in stored and 0 not in shape}
+
+
+def _table_shapes(table: CurveTable) -> dict[str, tuple[int, ...]]:
+    return _shapes(table.topology, table.dose_mg.shape[1], table.time_h.shape[1], table.vmax_mg_h.shape[1])
+
+
+_ELEMENT = {"censored": (pa.uint8(), np.uint8), "dose_route": (pa.int8(), np.int8)}
+"""Arrow and NumPy type of the columns that are not float64."""
 
 
 def _arrow_schema(shapes: dict[str, tuple[int, ...]]) -> pa.Schema:
     def kind(name: str) -> pa.DataType:
         if name in _STRINGS:
             return pa.string()
-        value = pa.uint8() if name == "censored" else pa.float64()
+        value = _ELEMENT[name][0] if name in _ELEMENT else pa.float64()
         return pa.list_(value, prod(shapes[name])) if shapes[name] else value
 
-    return pa.schema([pa.field(name, kind(name), nullable=False) for name in _COLUMNS])
+    return pa.schema([pa.field(name, kind(name), nullable=False) for name in shapes])
 
 
 def _record_batch(table: CurveTable, schema: pa.Schema) -> pa.RecordBatch:
     arrays = []
-    for name in _COLUMNS:
+    for name in schema.names:
         value, kind = table.column(name), schema.field(name).type
         if name in _STRINGS:
             arrays.append(pa.array(value.tolist(), type=kind))
             continue
-        flat = np.ascontiguousarray(value, dtype=np.uint8 if name == "censored" else np.float64).reshape(-1)
+        dtype = _ELEMENT[name][1] if name in _ELEMENT else np.float64
+        flat = np.ascontiguousarray(value, dtype=dtype).reshape(-1)
         values = pa.array(flat)
         arrays.append(pa.FixedSizeListArray.from_arrays(values, type=kind) if value.ndim > 1 else values)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -94,7 +117,7 @@ def _write_shards(tables: Iterable[CurveTable], folder: Path, generator: dict, s
     for table in tables:
         table.validate("dataset")
         if first is None:
-            first, shapes = table, _shapes(table.topology, table.dose_mg.shape[1], table.time_h.shape[1])
+            first, shapes = table, _table_shapes(table)
             schema = _arrow_schema(shapes)
         for name, shape in shapes.items():
             if table.column(name).shape[1:] != shape:
@@ -111,10 +134,19 @@ def _write_shards(tables: Iterable[CurveTable], folder: Path, generator: dict, s
     if first is None:
         raise InputError("curves", "are missing: there is not one", allowed=">= 1")
     return Manifest(
-        schema_version=SCHEMA_VERSION, topology=first.topology.name, elimination_names=first.topology.elimination_names,
-        organs=ORGANS, units=UNITS, seed=seed, generator=generator, n_curves=sum(s.rows for s in shards),
-        n_doses=first.dose_mg.shape[1], n_times=first.time_h.shape[1], shards=tuple(shards),
-    )  # fmt: skip
+        schema_version=SCHEMA_VERSION,
+        topology=first.topology.name,
+        elimination_names=first.topology.elimination_names,
+        organs=ORGANS,
+        units={name: UNITS[name] for name in columns_of(SCHEMA_VERSION)},
+        seed=seed,
+        generator=generator,
+        n_curves=sum(s.rows for s in shards),
+        n_doses=first.dose_mg.shape[1],
+        n_times=first.time_h.shape[1],
+        n_pathways=first.vmax_mg_h.shape[1],
+        shards=tuple(shards),
+    )
 
 
 def write_dataset(
@@ -218,6 +250,11 @@ def _as_str(values: np.ndarray) -> np.ndarray:
     return wide.view(f"<U{width}").reshape(-1)
 
 
+def _manifest_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    m = manifest
+    return _shapes(get_topology(m.topology), m.n_doses, m.n_times, m.n_pathways, m.schema_version)
+
+
 class CurveStore:
     """A dataset folder, memory-mapped: a ``CurveSource`` whose rows are read when asked for.
 
@@ -229,10 +266,10 @@ class CurveStore:
         self.path = path
         self.manifest = manifest
         self._topology = get_topology(manifest.topology)
-        self._shapes = _shapes(self._topology, manifest.n_doses, manifest.n_times)
+        self._shapes = _manifest_shapes(manifest)
         self._batches = batches
         self._offsets = np.cumsum([0, *(s.rows for s in manifest.shards)])
-        numeric = [n for n in _COLUMNS if n not in _STRINGS]
+        numeric = [n for n in self._shapes if n not in _STRINGS]
         self._views = {n: [_view(b, n, self._shapes[n]) for b in batches] for n in numeric}
         self._joined: dict[str, np.ndarray] = {}
         per_curve = 8 * sum(prod(self._shapes[n]) for n in numeric if n not in _LARGE)
@@ -252,7 +289,7 @@ class CurveStore:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        schema = _arrow_schema(_shapes(get_topology(manifest.topology), manifest.n_doses, manifest.n_times))
+        schema = _arrow_schema(_manifest_shapes(manifest))
         return cls(path, manifest, [_open_shard(path / s.file, s, schema, verify) for s in manifest.shards])
 
     @property
@@ -294,11 +331,17 @@ class CurveStore:
         """One column of all curves, in memory when there are several shards."""
         if name in _STRINGS:
             return _as_str(self._strings(name))
+        if name not in self._views:  # not stored: its neutral value, as a table of no concentrations has it
+            return self.take(np.arange(len(self)), without=_LARGE).column(name)
         parts = self._parts(name)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> CurveTable:
+    def take(self, rows: Sequence[int] | np.ndarray, without: Sequence[str] = ()) -> CurveTable:
         """The named rows, in that order, copied into memory. Sorted rows are read faster.
+
+        Args:
+            rows: Row numbers.
+            without: Columns with a time axis that may be left empty (no times).
 
         Raises:
             InputError: for a row that is not there.
@@ -312,7 +355,9 @@ class CurveStore:
         gathered: dict[str, np.ndarray] = {n: _as_str(self._strings(n)[index]) for n in _STRINGS}
         for name in self._views:
             parts = self._parts(name)
-            if len(parts) == 1:
+            if name in without:
+                gathered[name] = np.empty((len(index), *self._shapes[name][:-1], 0))
+            elif len(parts) == 1:
                 gathered[name] = parts[0].take(index, axis=0, mode="clip")
             else:
                 gathered[name] = self._gather(parts, sorted_rows, bounds, order)

@@ -1,13 +1,13 @@
 """``CurveTable``: many curves in memory, one NumPy column per quantity; and how they become a batch.
 
-Axis legend: C curves, O reported organs, M eliminations, D dose events, T times.
+Axis legend: C curves, O reported organs, M eliminations, X exchanges, P saturable pathways, D dose events, T times.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,15 +15,20 @@ import torch
 
 from perfuse.data.batch import CurveBatch
 from perfuse.errors import InputError
-from perfuse.pk.matrix import PLASMA_MATRICES, TISSUE_MATRIX, check_blood_matrix
-from perfuse.pk.partition import KP_ALLOWED, KP_RANGE
+from perfuse.pk.matrix import PLASMA_MATRICES
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology
 
 LOQ_FRACTION = 1e-5
 """Limit of quantification where none is stated: this fraction of dose / blood volume, per curve."""
-SHORTEST_INFUSION_H = 1e-6
+N_PKA = 2
+"""Acidic, and basic, pKa values that a table keeps per drug: the most that matter at body pH."""
+
+
+def _absent() -> np.ndarray:
+    """Stands for a column left out; replaced by its neutral value in ``CurveTable.__post_init__``."""
+    return np.empty(0)
 
 
 class CurveSource(Protocol):
@@ -51,8 +56,8 @@ class CurveTable:
             parameters share it (see ``parameter_group``); splits never separate a compound or a group.
         body_weight_kg: kg, ``(C,)``.
         volume_l, flow_l_h: Organ volumes (L) and flows (L/h), ``(C, O)``, as in ``Physiology``.
-        kp: Partition coefficients, ``(C, O)``; 1 for blood.
-        elimination_l_h: ``(C, M)``, L/h, columns ``topology.elimination_names``.
+        kp: Partition coefficients, ``(C, O)``; 1 for blood. All NaN but blood: not given (descriptors are).
+        elimination_l_h: ``(C, M)``, L/h, columns ``topology.elimination_names``. All NaN: not given.
         fup, bp_ratio: ``(C,)``.
         dose_time_h, dose_mg, dose_duration_h: ``(C, D)``; rows padded with 0 mg.
         time_h: ``(C, T)``, h, increasing, NaN-padded.
@@ -61,6 +66,12 @@ class CurveTable:
         censored: ``(C, O, T)`` bool, True where only "below LLOQ" is known.
         loq_mg_l: ``(C,)`` limit of quantification, mg/L (simulated: 1e-5 x dose / blood volume).
         matrix: ``(C,)`` str, one of ``BLOOD_MATRICES``: what the blood row was measured in.
+        dose_route: ``(C, D)`` int8, codes of ``pk.system.ROUTES``; left out: all intravenous.
+        ka_1_h, lag_h, f_abs: Absorption of oral doses, ``(C,)``: 1/h (NaN where no dose is oral), h, and Fa x Fg.
+        ps_l_h: Permeability-surface products, L/h, ``(C, X)``, as the topology's exchanges; NaN: not given.
+        vmax_mg_h, km_u_mg_l: Saturable pathways, ``(C, P)``; a Vmax of 0 is none.
+        mw_g_mol, logp, pka_acid, pka_base, clint_ul_min_million_cells: Descriptors of the drug, ``(C,)`` or
+            ``(C, 2)`` for pKa; NaN where not known or absent.
     """
 
     topology: Topology
@@ -82,6 +93,32 @@ class CurveTable:
     censored: np.ndarray
     loq_mg_l: np.ndarray
     matrix: np.ndarray
+    dose_route: np.ndarray = field(default_factory=_absent)
+    ka_1_h: np.ndarray = field(default_factory=_absent)
+    lag_h: np.ndarray = field(default_factory=_absent)
+    f_abs: np.ndarray = field(default_factory=_absent)
+    ps_l_h: np.ndarray = field(default_factory=_absent)
+    vmax_mg_h: np.ndarray = field(default_factory=_absent)
+    km_u_mg_l: np.ndarray = field(default_factory=_absent)
+    mw_g_mol: np.ndarray = field(default_factory=_absent)
+    logp: np.ndarray = field(default_factory=_absent)
+    pka_acid: np.ndarray = field(default_factory=_absent)
+    pka_base: np.ndarray = field(default_factory=_absent)
+    clint_ul_min_million_cells: np.ndarray = field(default_factory=_absent)
+
+    def __post_init__(self) -> None:
+        c, p = len(self.curve_id), max(self.vmax_mg_h.shape[-1], self.km_u_mg_l.shape[-1], 1)
+        neutral: dict[str, tuple[tuple[int, ...], float]] = {
+            "dose_route": (self.dose_mg.shape, 0), "ka_1_h": ((c,), np.nan), "lag_h": ((c,), 0.0), "f_abs": ((c,), 1.0),
+            "ps_l_h": ((c, self.topology.n_exchanges), np.nan),
+            "vmax_mg_h": ((c, p), 0.0), "km_u_mg_l": ((c, p), 1.0),
+            "mw_g_mol": ((c,), np.nan), "logp": ((c,), np.nan), "clint_ul_min_million_cells": ((c,), np.nan),
+            "pka_acid": ((c, N_PKA), np.nan), "pka_base": ((c, N_PKA), np.nan),
+        }  # fmt: skip
+        for name, (shape, value) in neutral.items():
+            if getattr(self, name).size == 0:
+                kind = np.int8 if name == "dose_route" else np.float64
+                object.__setattr__(self, name, np.full(shape, value, dtype=kind))
 
     def __len__(self) -> int:
         return len(self.curve_id)
@@ -96,64 +133,24 @@ class CurveTable:
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "topology"})
 
     def validate(self, where: str = "") -> CurveTable:
-        """Return self, or refuse the first value that cannot be: see ``_check_columns``."""
-        _check_columns(self, where)
+        """Return self, or refuse the first value that cannot be (see ``data.table_checks``).
+
+        Raises:
+            InputError: naming the curve, the column, the value and what is allowed.
+        """
+        from perfuse.data.table_checks import check_columns  # it needs this class
+
+        check_columns(self, where)
         return self
 
 
-def _refuse(table: CurveTable, bad: np.ndarray, field: str, values: np.ndarray, where: str, **text: str) -> None:
-    """Raise for the first True of ``bad`` (leading axis: curves)."""
-    if bad.any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
-        name = f"curve {table.curve_id[at[0]]}"
-        organ = f"[{ORGANS[at[1]]}]" if len(at) > 1 and values.shape[1] == len(ORGANS) else ""
-        raise InputError(field + organ, value=float(values[at]), where=f"{where}: {name}" if where else name, **text)
+def parameter_group(*columns: np.ndarray) -> np.ndarray:
+    """``(C,)`` hex names of equal drug parameters (to 9 significant digits); doses and people do not count.
 
-
-def _check_columns(t: CurveTable, where: str) -> None:
-    c, o, m, d, n = len(t), len(ORGANS), t.topology.n_eliminations, t.dose_mg.shape[-1], t.time_h.shape[-1]
-    if c == 0:
-        raise InputError("curves", "are missing: there is not one", allowed=">= 1", where=where)
-    shapes = {
-        "curve_id": (c,), "compound_id": (c,), "group_id": (c,), "body_weight_kg": (c,), "volume_l": (c, o),
-        "flow_l_h": (c, o), "kp": (c, o), "elimination_l_h": (c, m), "fup": (c,), "bp_ratio": (c,),
-        "dose_time_h": (c, d), "dose_mg": (c, d), "dose_duration_h": (c, d), "time_h": (c, n),
-        "conc_mg_l": (c, o, n), "censored": (c, o, n), "loq_mg_l": (c,), "matrix": (c,),
-    }  # fmt: skip
-    for name, shape in shapes.items():
-        if t.column(name).shape != shape:
-            raise InputError(name, "has a wrong shape", value=t.column(name).shape, allowed=str(shape), where=where)
-    _refuse(t, ~((t.kp >= KP_RANGE[0]) & (t.kp <= KP_RANGE[1])), "kp", t.kp, where, allowed=KP_ALLOWED)
-    for name, unit in (("volume_l", "L"), ("bp_ratio", ""), ("body_weight_kg", "kg"), ("loq_mg_l", "mg/L")):
-        v = t.column(name)
-        _refuse(t, ~((v > 0) & np.isfinite(v)), name, v, where, unit=unit, allowed="> 0 and finite")
-    _refuse(t, ~((t.fup > 0) & (t.fup <= 1)), "fup", t.fup, where, allowed="(0, 1]")
-    for name, unit in (("flow_l_h", "L/h"), ("elimination_l_h", "L/h"), ("dose_mg", "mg"), ("dose_duration_h", "h")):
-        v = t.column(name)
-        _refuse(t, ~((v >= 0) & np.isfinite(v)), name, v, where, unit=unit, allowed=">= 0 and finite")
-    short = (t.dose_duration_h > 0) & (t.dose_duration_h < SHORTEST_INFUSION_H)
-    _refuse(t, short, "dose_duration_h", t.dose_duration_h, where, unit="h", allowed="0 (bolus) or >= 1e-6")
-    _refuse(t, ~np.isfinite(t.dose_time_h), "dose_time_h", t.dose_time_h, where, unit="h", allowed="finite")
-    total = t.dose_mg.sum(-1)
-    _refuse(t, ~(total > 0), "dose_mg", total, where, unit="mg", allowed="> 0 in total")
-    time = t.time_h
-    _refuse(t, ~((time >= 0) | np.isnan(time)) | np.isinf(time), "time_h", time, where, unit="h", allowed=">= 0")
-    unsorted = np.zeros(time.shape, dtype=bool)
-    unsorted[:, 1:] = ~(np.diff(time, axis=1) > 0) & ~np.isnan(time[:, 1:])
-    _refuse(t, unsorted, "time_h", time, where, unit="h", allowed="strictly increasing", hint="sort the rows by time")
-    conc = t.conc_mg_l
-    bad = ~((conc >= 0) | np.isnan(conc)) | np.isinf(conc)
-    _refuse(t, bad, "conc_mg_l", conc, where, unit="mg/L", allowed=">= 0 and finite")
-    has_blood = ~np.isnan(t.conc_mg_l[:, 0]).all(-1)
-    for matrix, measured in sorted({(str(m), bool(b)) for m, b in zip(t.matrix, has_blood, strict=True)}):
-        if measured or matrix != TISSUE_MATRIX:  # a curve of tissues alone has no blood row to speak of
-            first = t.curve_id[int(np.argmax(t.matrix == matrix))]
-            check_blood_matrix(matrix, f"{where}: curve {first}" if where else f"curve {first}")
-
-
-def parameter_group(kp: np.ndarray, elimination_l_h: np.ndarray, fup: np.ndarray, bp_ratio: np.ndarray) -> np.ndarray:
-    """``(C,)`` hex names of equal drug parameters (to 9 significant digits); doses and people do not count."""
-    rows = np.column_stack((kp, elimination_l_h, fup, bp_ratio))
+    Args:
+        columns: What makes the drug, each ``(C,)`` or ``(C, any)``: Kp, eliminations, fup, B:P, ...
+    """
+    rows = np.column_stack(columns)
     layout = ",".join(["%.8e"] * rows.shape[1])
     return np.asarray(
         [hashlib.sha256((layout % tuple(row)).encode()).hexdigest()[:16] for row in rows.tolist()], dtype=str
@@ -176,8 +173,19 @@ def system_parameters(table: CurveTable) -> SystemParameters:
             f"flow {topology.nodes[src]} -> {topology.nodes[dst]}", value=float(flow[c, e]), unit="L/h",
             allowed="> 0", where=f"curve {table.curve_id[c]}",
         )  # fmt: skip
-    arrays = (volume, kp, flow, table.elimination_l_h, table.fup, table.bp_ratio)
+    pathways = table.vmax_mg_h, table.km_u_mg_l
+    if not (table.vmax_mg_h > 0).any():  # a linear batch has no pathway axis, so that nothing need look at it
+        pathways = (np.empty((len(table), 0)), np.empty((len(table), 0)))
+    arrays = (volume, kp, flow, table.elimination_l_h, table.fup, table.bp_ratio, table.ps_l_h, *pathways)
     return SystemParameters(topology, *(torch.as_tensor(np.ascontiguousarray(a, dtype=np.float64)) for a in arrays))
+
+
+def dose_events(table: CurveTable) -> DoseEvents:
+    """The doses of every curve, float64."""
+    columns = ("dose_time_h", "dose_mg", "dose_duration_h", "dose_route", "ka_1_h", "lag_h", "f_abs")
+    arrays = {name: np.ascontiguousarray(table.column(name)) for name in columns}
+    arrays["ka_1_h"] = np.nan_to_num(arrays["ka_1_h"], nan=1.0)  # unused there, but NaN spreads in a batched product
+    return DoseEvents(*(torch.as_tensor(a) for a in arrays.values()))
 
 
 def to_batch(table: CurveTable) -> CurveBatch:
@@ -197,7 +205,7 @@ def to_batch(table: CurveTable) -> CurveBatch:
     as_f64 = lambda a: torch.as_tensor(np.ascontiguousarray(a, dtype=np.float64))  # noqa: E731
     return CurveBatch(
         system=system_parameters(table),
-        doses=DoseEvents(as_f64(table.dose_time_h), as_f64(table.dose_mg), as_f64(table.dose_duration_h)),
+        doses=dose_events(table),
         time_h=as_f64(time),
         is_plasma=torch.as_tensor(np.isin(table.matrix, PLASMA_MATRICES)),
         conc_mg_l=as_f64(conc),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,22 @@ class ParameterRole:
     start_fraction: float = 0.0
 
 
+def check_modelled(batch: CurveBatch, model: str, oral: bool) -> None:
+    """Refuse curves that a model would silently get wrong.
+
+    Raises:
+        InputError: for doses by mouth (unless modelled), saturable pathways, or Kp and clearances that are not given.
+    """
+    system = batch.system
+    if not oral and bool(batch.doses.is_oral.any()):
+        raise InputError("route", f"is not modelled by {model}", value="oral", allowed="intravenous",
+                         hint="flux and loglinear-rates model doses by mouth")  # fmt: skip
+    if not system.is_linear:
+        raise InputError("vmax_mg_h", f"is not modelled by {model}", hint="saturable kinetics need the solver")
+    if bool(torch.isnan(system.kp).any() | torch.isnan(system.elimination_l_h).any()):
+        raise InputError("kp and clearances", f"are not given, and {model} needs them")
+
+
 class CurveModel(nn.Module, ABC):
     """A map from a ``CurveBatch`` (targets ignored) to concentrations.
 
@@ -41,6 +58,8 @@ class CurveModel(nn.Module, ABC):
     """
 
     is_fitted: Tensor
+    models_oral: ClassVar[bool] = False
+    """Whether doses by mouth are modelled."""
 
     def __init__(self, topology: Topology) -> None:
         super().__init__()
@@ -73,6 +92,7 @@ class CurveModel(nn.Module, ABC):
             raise InputError(
                 "topology", "does not match the model", value=batch.system.topology.name, allowed=self.topology_name
             )
+        check_modelled(batch, type(self).__name__.lower(), self.models_oral)
         if not self.is_fitted:
             raise PerfuseError("the model has no normalisation statistics: fit or load it first")
         return self._predict(batch)

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from perfuse.config import FluxConfig, LoglinearRatesConfig
 from perfuse.data.batch import CurveBatch, blood_factor
+from perfuse.errors import InputError
 from perfuse.models.base import CurveModel, ParameterRole
 from perfuse.models.features import (
     ELIMINATION_FEATURES,
@@ -66,8 +67,13 @@ class LoglinearRates(CurveModel):
     better than their speed: a coordinate for each lets gradient descent move along both.
     """
 
+    models_oral = True
+
     def __init__(self, config: LoglinearRatesConfig | FluxConfig, topology: Topology) -> None:
         super().__init__(topology)
+        if topology.exchanges:
+            raise InputError("topology", "has permeability-limited organs, which no network models yet",
+                             value=topology.name, allowed="hub, circulation")  # fmt: skip
         widths = [len(FLOW_FEATURES)] * 2 + [len(ELIMINATION_FEATURES)] * topology.n_eliminations
         self.class_names = ("flow_from_blood", "flow_from_tissue", *topology.elimination_names)
         self.whiten = nn.ModuleList(Whitener(width) for width in widths)
@@ -137,7 +143,7 @@ class LoglinearRates(CurveModel):
         """Amounts in every node, mg, ``(B, N, T)``; with sinks also the drug eliminated on each way."""
         topology = batch.system.topology
         generator = generator_matrix(topology, self.rates(batch.system), with_sinks)
-        return solve_amounts(generator, topology.dose_node, batch.doses, batch.time_h)
+        return solve_amounts(generator, topology, batch.doses, batch.time_h)
 
     def _predict(self, batch: CurveBatch) -> Tensor:
         return organ_concentrations(batch.system, self.amounts(batch), blood_factor(batch))

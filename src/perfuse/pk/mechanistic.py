@@ -1,9 +1,10 @@
 """The mechanistic model: rate constants from physiology and drug, the generator, exact curves.
 
 Equations: DESIGN of this project after Jones HM, Rowland-Yeo K. CPT Pharmacometrics Syst Pharmacol 2013;2:e63
-(perfusion-limited whole-body PBPK with a well-stirred liver).
+(whole-body PBPK, perfusion- and permeability-limited organs, well-stirred liver).
 
-Axis legend: B batch, N nodes, E flow edges, M eliminations, T times, D dose events, O reported organs.
+Axis legend: B batch, N nodes, E flow edges, M eliminations, X exchanges, P saturable pathways, R rate constants
+(E + M + 2 X), D dose events, T times, O reported organs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from perfuse.errors import InputError
 from perfuse.pk.propagate import propagate_times, propagate_uniform, unit_infusion
@@ -34,7 +36,7 @@ def _incidence(topology: Topology, with_sinks: bool, device: str) -> Tensor:
 
 
 def generator_matrix(topology: Topology, rates: Tensor, with_sinks: bool = False) -> Tensor:
-    """K, 1/h, ``(B, N, N)`` from rate constants ``(B, E + M)``, 1/h: flow edges first, then eliminations.
+    """K, 1/h, ``(B, N, N)`` from rate constants ``(B, R)``, 1/h, in the topology's order.
 
     With sinks, one state per elimination follows the nodes and every column sums to zero.
     """
@@ -44,7 +46,7 @@ def generator_matrix(topology: Topology, rates: Tensor, with_sinks: bool = False
 
 
 def limit_diverted(topology: Topology, rates: Tensor, largest_fraction: float = 0.99) -> Tensor:
-    """Rates ``(B, E + M)`` with each diverted elimination at most that fraction of the stream it is drawn from.
+    """Rates ``(B, R)`` with each diverted elimination at most that fraction of the stream it is drawn from.
 
     The stream never runs dry, so that the organ behind it keeps a concentration (and its logarithm a gradient).
     """
@@ -56,10 +58,43 @@ def limit_diverted(topology: Topology, rates: Tensor, largest_fraction: float = 
     return torch.stack(columns, -1)
 
 
-def mechanistic_rates(system: SystemParameters) -> Tensor:
-    """Rate constants, 1/h, ``(B, E + M)``.
+def _elimination_rate(system: SystemParameters, m: int) -> Tensor:
+    """Rate constant of elimination ``m``, 1/h, ``(B,)``."""
+    elimination = system.topology.eliminations[m]
+    clearance, volume = system.elimination_l_h[:, m], system.volume_l[:, elimination.source]
+    if elimination.kind == "blood_clearance":
+        return clearance / volume
+    if elimination.kind == "intrinsic":
+        return clearance * system.fup / (volume * system.kp[:, elimination.source])
+    flow = system.flow_l_h[:, elimination.diverted_edge]
+    excess = (clearance / system.bp_ratio - flow).detach()
+    if bool((excess > 0).any()):
+        i = int(excess.argmax())
+        raise InputError(
+            elimination.name, "exceeds kidney blood flow", value=float(clearance[i]), unit="L/h plasma",
+            allowed=f"<= {float(flow[i] * system.bp_ratio[i]):.4g} L/h",
+            hint="renal blood clearance CLr/(B:P) cannot exceed kidney blood flow", where=f"curve {i}",
+        )  # fmt: skip
+    return clearance / (system.bp_ratio * volume)
 
-    A flow edge empties its source at Q / (V Kpb), Kpb = Kp / (B:P) (Kp itself on ``hub``; 1 in blood).
+
+def _exchange_rates(system: SystemParameters) -> list[Tensor]:
+    """Vascular to tissue, PS fu_b / V_vascular, and back, PS fup / (V_tissue Kp), 1/h, ``(B, X)`` each."""
+    topology = system.topology
+    into, out = [], []
+    for x, exchange in enumerate(topology.exchanges):
+        unbound = system.ps_l_h[:, x] * system.fup
+        blood = torch.ones_like(unbound) if topology.kp_is_blood else system.bp_ratio
+        into.append(unbound / (blood * system.volume_l[:, exchange.vascular]))
+        out.append(unbound / (system.volume_l[:, exchange.tissue] * system.kp[:, exchange.tissue]))
+    return [torch.stack(into, -1), torch.stack(out, -1)] if into else []
+
+
+def mechanistic_rates(system: SystemParameters) -> Tensor:
+    """Rate constants of the linear processes, 1/h, ``(B, R)``.
+
+    A flow edge empties its source at Q / (V Kpb), Kpb = Kp / (B:P) (Kp itself on ``hub``; 1 in blood). A
+    permeability-limited tissue exchanges at PS fup (C_plasma - C_tissue / Kp) with its vascular space.
     ``hub`` eliminates blood clearances from blood: CL / V_blood. ``circulation`` eliminates
     CLint fup / (V_liver Kp_liver) from the liver, and CLr_plasma / ((B:P) V_arterial) from the kidney's inflow.
 
@@ -68,30 +103,15 @@ def mechanistic_rates(system: SystemParameters) -> Tensor:
     """
     topology = system.topology
     is_blood = torch.as_tensor(topology.is_blood, device=system.kp.device)
-    bp = system.bp_ratio[:, None]
-    hub = topology.name == "hub"
-    kpb = system.kp if hub else torch.where(is_blood, torch.ones_like(system.kp), system.kp / bp)
+    kpb = system.kp
+    if not topology.kp_is_blood:
+        kpb = torch.where(is_blood, torch.ones_like(system.kp), system.kp / system.bp_ratio[:, None])
     source = torch.as_tensor(topology.edge_index[0], device=system.kp.device)
     flow_rates = system.flow_l_h / (system.volume_l * kpb)[:, source]
-    eliminations = []
-    for m, elimination in enumerate(topology.eliminations):
-        clearance, volume = system.elimination_l_h[:, m], system.volume_l[:, elimination.source]
-        if hub:
-            rate = clearance / volume
-        elif elimination.name == "clint_l_h":
-            rate = clearance * system.fup / (volume * system.kp[:, elimination.source])
-        else:
-            rate = clearance / (system.bp_ratio * volume)
-            excess = clearance / system.bp_ratio - system.flow_l_h[:, elimination.diverted_edge]
-            if bool((excess > 0).any()):
-                i = int(excess.argmax())
-                raise InputError(
-                    "cl_renal_l_h", "exceeds kidney blood flow", value=float(clearance[i]), unit="L/h plasma",
-                    allowed=f"<= {float(system.flow_l_h[i, elimination.diverted_edge] * system.bp_ratio[i]):.4g} L/h",
-                    hint="renal blood clearance CLr/(B:P) cannot exceed kidney blood flow", where=f"curve {i}",
-                )  # fmt: skip
-        eliminations.append(rate)
-    return torch.cat((flow_rates, torch.stack(eliminations, -1)), -1)
+    parts = [flow_rates]
+    if topology.n_eliminations:
+        parts.append(torch.stack([_elimination_rate(system, m) for m in range(topology.n_eliminations)], -1))
+    return torch.cat(parts + _exchange_rates(system), -1)
 
 
 def uniform_grid(time_h: Tensor) -> tuple[float, float] | None:
@@ -105,65 +125,180 @@ def uniform_grid(time_h: Tensor) -> tuple[float, float] | None:
     return (float(row[0]), step) if close else None
 
 
-def solve_amounts(generator: Tensor, dose_node: int, doses: DoseEvents, time_h: Tensor) -> Tensor:
-    """Amounts ``(B, N, T)``, mg, after intravenous doses; exact, by superposing unit responses.
+def _lumen_generator(generator: Tensor, absorption_node: int, ka_1_h: Tensor) -> Tensor:
+    """K with the gut lumen as one more state, which empties into ``absorption_node`` at ka."""
+    size = generator.shape[-1]
+    column = functional.one_hot(torch.tensor(absorption_node, device=generator.device), size + 1).to(generator.dtype)
+    column = column - functional.one_hot(torch.tensor(size, device=generator.device), size + 1).to(generator.dtype)
+    wide = functional.pad(generator, (0, 1, 0, 1))
+    return wide + functional.pad((ka_1_h[:, None] * column)[..., None], (size, 0))
+
+
+def _unit_responses(generator: Tensor, topology: Topology, doses: DoseEvents, elapsed: Tensor, oral: Tensor) -> Tensor:
+    """Response to 1 mg of each dose, ``(B, S, D, T)`` mg, by route; S states of ``generator``."""
+    batch, size = generator.shape[:2]
+    shape = elapsed.shape[1:]
+    unit = torch.zeros(batch, size, dtype=generator.dtype, device=generator.device)
+    unit[:, topology.dose_node] = 1
+    since = elapsed.clamp_min(0).flatten(1)
+    infused = (doses.duration_h > 0) & ~oral
+    any_oral, any_infused = bool(oral.any()), bool(infused.any())
+    out = torch.zeros(1, dtype=generator.dtype, device=generator.device)
+    if not (any_oral and bool((oral | (doses.amount_mg == 0)).all())):
+        out = propagate_times(generator, unit, since).unflatten(-1, shape)
+    if any_infused:
+        response = unit_infusion(generator, topology.dose_node, elapsed, torch.where(infused, doses.duration_h, 1.0))
+        out = torch.where(infused[:, None, :, None], response, out)
+    if any_oral:
+        if topology.absorption_node is None:
+            raise InputError("route", "has no gut to be absorbed in", value="oral", where=f"topology {topology.name}")
+        wide = _lumen_generator(generator, topology.absorption_node, doses.ka_1_h)
+        start = functional.one_hot(torch.full((batch,), size, device=unit.device), size + 1).to(unit.dtype)
+        absorbed = propagate_times(wide, start, since)[:, :size].unflatten(-1, shape)
+        absorbed = absorbed * doses.f_abs[:, None, None, None]
+        out = torch.where(oral[:, None, :, None], absorbed, out)
+    return out
+
+
+def solve_amounts(generator: Tensor, topology: Topology, doses: DoseEvents, time_h: Tensor) -> Tensor:
+    """Amounts ``(B, S, T)``, mg, of a linear system after any doses; exact, by superposing unit responses.
 
     At a dose time the value is the one before the dose, except C(0+) for the curve's first bolus.
 
     Args:
-        generator: K, 1/h, ``(B, N, N)``, float64.
-        dose_node: Index of the dosed compartment.
+        generator: K, 1/h, ``(B, S, S)``, float64; the topology's nodes, then sinks where wanted.
+        topology: Says where doses go.
         doses: Dose events.
         time_h: Observation times, h, ``(B, T)``, float64.
+
+    Raises:
+        InputError: for an oral dose on a topology without a gut to absorb it.
     """
-    batch, n = generator.shape[:2]
-    unit = torch.zeros(batch, n, dtype=generator.dtype, device=generator.device)
-    unit[:, dose_node] = 1
     amount = doses.amount_mg.to(generator.dtype)
     if doses.is_single_initial_bolus:
+        start = torch.zeros(generator.shape[:2], dtype=generator.dtype, device=generator.device)
+        start[:, topology.dose_node] = amount[:, 0]
         grid = uniform_grid(time_h)
         if grid:
-            return propagate_uniform(generator, unit * amount, *grid, time_h.shape[1])
-        return propagate_times(generator, unit * amount, time_h)
+            return propagate_uniform(generator, start, *grid, time_h.shape[1])
+        return propagate_times(generator, start, time_h)
     doses = doses.to(generator.dtype)
     elapsed, counts = doses.elapsed(time_h)
-    shape = (elapsed.shape[1], elapsed.shape[2])
-    out = propagate_times(generator, unit, elapsed.clamp_min(0).flatten(1)).unflatten(-1, shape)
-    infused = doses.duration_h > 0
-    if bool(infused.any()):
-        response = unit_infusion(generator, dose_node, elapsed, torch.where(infused, doses.duration_h, 1.0))
-        out = torch.where(infused[:, None, :, None], response, out)
+    out = _unit_responses(generator, topology, doses, elapsed, doses.is_oral)
     weight = torch.where(counts, amount[..., None], 0.0)  # (B, D, T)
     return (out * weight[:, None]).sum(2)
 
 
+def not_in_body(doses: DoseEvents, time_h: Tensor) -> Tensor:
+    """Oral drug that is in the gut lumen, and that is never absorbed, mg, ``(B, 2, T)``; from the dose time on."""
+    doses = doses.to(torch.float64)
+    oral = doses.is_oral[..., None]
+    elapsed, _ = doses.elapsed(time_h)
+    dose = torch.where(oral, doses.amount_mg[..., None], 0.0)
+    first = doses.time_h == torch.where(doses.amount_mg > 0, doses.time_h, torch.inf).amin(1, keepdim=True)
+    since = time_h[:, None] - doses.time_h[..., None]
+    given = (since > 0) | ((since == 0) & first[..., None])
+    f_abs, ka = doses.f_abs[:, None, None], doses.ka_1_h[:, None, None]
+    lumen = torch.where(given, dose * f_abs * torch.exp(-ka * elapsed.clamp_min(0)), 0.0)
+    lost = torch.where(given, dose * (1 - f_abs), 0.0)
+    return torch.stack((lumen.sum(1), lost.sum(1)), 1)
+
+
 def solve(system: SystemParameters, doses: DoseEvents, time_h: Tensor, with_sinks: bool = False) -> Tensor:
-    """Exact amounts, mg, ``(B, N, T)`` (with sinks ``(B, N + M, T)``) of the mechanistic model."""
-    system = system.to(torch.float64)
-    rates = mechanistic_rates(system)
-    generator = generator_matrix(system.topology, rates, with_sinks)
-    return solve_amounts(generator, system.topology.dose_node, doses, time_h.to(torch.float64))
+    """Amounts, mg, of the mechanistic model: exact for linear kinetics, to 1e-7 or better for saturable ones.
+
+    Args:
+        system: Physical parameters.
+        doses: Dose events.
+        time_h: Observation times, h, ``(B, T)``.
+        with_sinks: Whether to return also where the drug went.
+
+    Returns:
+        ``(B, N, T)``; with sinks ``(B, N + M + 2, T)``: nodes, eliminated on each way (saturable metabolism counts to
+        the intrinsic clearance of its node), in the gut lumen, never absorbed. They sum to the dose given so far (an
+        infusion counts as it runs).
+
+    Raises:
+        InputError: when renal blood clearance exceeds kidney blood flow, rates are too fast to solve, saturable
+            pathways have no node to act in, or an oral dose has no gut.
+    """
+    system, doses, time_h = system.to(torch.float64), doses.to(torch.float64), time_h.to(torch.float64)
+    topology = system.topology
+    generator = generator_matrix(topology, mechanistic_rates(system), with_sinks)
+    if system.is_linear:
+        amounts = solve_amounts(generator, topology, doses, time_h)
+    else:
+        amounts = _solve_saturable(system, generator, doses, time_h, with_sinks)
+    return torch.cat((amounts, not_in_body(doses, time_h)), 1) if with_sinks else amounts
+
+
+def saturable_sink(topology: Topology) -> int:
+    """Index of the elimination that saturable metabolism counts to.
+
+    Raises:
+        InputError: when the topology has no node for it.
+    """
+    node = topology.saturable_node
+    if node is not None:
+        for m, elimination in enumerate(topology.eliminations):
+            if elimination.kind == "intrinsic" and elimination.source == node:
+                return m
+    raise InputError(
+        "vmax_mg_h", "has no organ to act in", where=f"topology {topology.name}",
+        hint="saturable metabolism needs an organ with an intrinsic clearance (which may be 0)",
+    )  # fmt: skip
+
+
+def half_saturation_mg(system: SystemParameters) -> Tensor:
+    """Amount in the saturable node at which each pathway runs at half its Vmax, mg, ``(B, P)``: Km,u V Kp / fup."""
+    node = system.topology.saturable_node
+    per_unbound = system.volume_l[:, node] * system.kp[:, node] / system.fup
+    return system.km_u_mg_l * per_unbound[:, None]
+
+
+def _solve_saturable(
+    system: SystemParameters, generator: Tensor, doses: DoseEvents, time_h: Tensor, with_sinks: bool
+) -> Tensor:
+    from perfuse.pk.saturable import solve_saturable  # uses this module's building blocks
+
+    topology = system.topology
+    sink = topology.n_nodes + saturable_sink(topology)
+    node = topology.saturable_node
+    assert node is not None
+    return solve_saturable(
+        generator, node, sink if with_sinks else None, system.vmax_mg_h, half_saturation_mg(system),
+        topology.dose_node, topology.absorption_node, doses, time_h,
+    )  # fmt: skip
 
 
 def organ_concentrations(system: SystemParameters, amounts: Tensor, blood_factor: Tensor | None = None) -> Tensor:
-    """Concentrations of the 14 reported organs, mg/L, ``(B, O, T)``, from node amounts ``(B, >=N, T)``.
+    """Concentrations of the reported organs, mg/L, ``(B, O, T)``, from node amounts ``(B, >=N, T)``.
+
+    A permeability-limited organ is reported whole: both its spaces' drug over both its spaces' volume.
 
     Args:
         system: Gives the volumes.
         amounts: Amounts, mg.
         blood_factor: What the blood row is multiplied by, ``(B,)`` (1 / (B:P) where plasma is wanted); None is 1.
     """
-    nodes = system.topology.organ_node
-    in_order = bool((nodes == range(len(nodes))).all())
-    # A slice costs nothing; a gather copies, and its gradient scatters.
-    select = slice(len(nodes)) if in_order else torch.as_tensor(nodes, device=amounts.device)
-    per_volume = 1 / system.volume_l.to(amounts.dtype)[:, select]
+    topology = system.topology
+    nodes = topology.organ_node
+    volume = system.volume_l.to(amounts.dtype)
+    if topology.exchanges:
+        report = torch.as_tensor(topology.report_map, dtype=amounts.dtype, device=amounts.device)
+        amounts, volume = report @ amounts[:, : topology.n_nodes], volume @ report.T
+        select: slice | Tensor = slice(None)
+    elif bool((nodes == range(len(nodes))).all()):
+        select = slice(len(nodes))  # a slice costs nothing; a gather copies, and its gradient scatters
+    else:
+        select = torch.as_tensor(nodes, device=amounts.device)
+    per_volume = 1 / volume[:, select]
     if blood_factor is not None:
         per_volume = torch.cat((per_volume[:, :1] * blood_factor.to(amounts.dtype)[:, None], per_volume[:, 1:]), 1)
     return amounts[:, select] * per_volume[..., None]
 
 
 __all__ = [
-    "generator_matrix", "get_topology", "limit_diverted", "mechanistic_rates", "organ_concentrations",
-    "solve", "solve_amounts", "uniform_grid",
+    "generator_matrix", "get_topology", "half_saturation_mg", "limit_diverted", "mechanistic_rates", "not_in_body",
+    "organ_concentrations", "saturable_sink", "solve", "solve_amounts", "uniform_grid",
 ]  # fmt: skip
