@@ -9,19 +9,17 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from perfuse.data.importers.origin import read_origin_npz
-from perfuse.data.simulate import (
-    BLOCK_CURVES,
+from perfuse.data.simulate import simulate_dataset, simulate_task, solved
+from perfuse.data.store import CurveStore
+from perfuse.data.table import CurveTable
+from perfuse.data.tasks import BLOCK_CURVES
+from perfuse.data.tasks.bodies_and_drugs import (
     CL_HEPATIC_LOG,
     CL_RENAL_LOG,
     KP_LOG,
     KP_LOG_OTHERS,
     MAX_RENAL_EXTRACTION,
-    simulate_dataset,
-    simulate_task,
-    solved,
-)  # fmt: skip
-from perfuse.data.store import CurveStore
-from perfuse.data.table import CurveTable
+)
 from perfuse.errors import InputError
 from perfuse.pk.physiology import ORGANS, check_flow_balance, human_reference
 from perfuse.pk.population import sample_adults

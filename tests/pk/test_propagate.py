@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perfuse.errors import InputError
 from perfuse.pk.mechanistic import generator_matrix
-from perfuse.pk.propagate import matrix_exponential, propagate_times, propagate_uniform, unit_infusion
+from perfuse.pk.propagate import matrix_exponential, propagate_times, propagate_uniform
 from perfuse.pk.topology import get_topology
 
 
@@ -97,23 +97,6 @@ def test_gradient_survives_equal_rates() -> None:
     assert torch.isfinite(k.grad).all()
 
 
-def test_infusion_equals_many_small_boluses_and_the_closed_form() -> None:
-    generator = random_generator(5, batch=2, n=3, scale=0.5)
-    duration = torch.tensor([[2.0], [0.5]], dtype=torch.float64)
-    elapsed = torch.tensor([-1.0, 0.0, 0.2, 0.5, 1.7, 2.0, 6.0], dtype=torch.float64).expand(2, 1, -1)
-    out = unit_infusion(generator, 1, elapsed, duration)[:, :, 0]
-    unit = torch.zeros(3, dtype=torch.float64)
-    unit[1] = 1
-    for b in range(2):
-        k, d = generator[b], float(duration[b, 0])
-        for i, t in enumerate(elapsed[b, 0].tolist()):
-            # integral over the infusion: K^-1 (exp(K a) - exp(K b)) / duration
-            a, c = max(t, 0.0), max(t - d, 0.0)
-            rhs = (torch.linalg.matrix_exp(k * a) - torch.linalg.matrix_exp(k * c)) @ unit / d
-            torch.testing.assert_close(out[b, :, i], torch.linalg.solve(k, rhs), rtol=1e-8, atol=1e-13)
-    assert (out >= 0).all()
-
-
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), log_t=st.floats(-3, 8))
 def test_any_horizon_and_times_agree_with_single_exponentials(seed: int, log_t: float) -> None:
@@ -124,23 +107,6 @@ def test_any_horizon_and_times_agree_with_single_exponentials(seed: int, log_t: 
         for t in range(4):
             truth = scipy.linalg.expm((generator[b] * times[b, t]).numpy()) @ state[b].numpy()
             np.testing.assert_allclose(out[b, :, t].numpy(), truth, rtol=2e-9, atol=1e-13)
-
-
-@pytest.mark.parametrize("duration", [1e-6, 1e-4])
-def test_a_very_short_infusion_is_a_bolus(duration: float) -> None:
-    generator = random_generator(7, batch=1, n=4, scale=0.5)
-    unit = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64)
-    elapsed = torch.tensor([[[0.37, 5.1]]], dtype=torch.float64)
-    infused = unit_infusion(generator, 0, elapsed, torch.tensor([[duration]], dtype=torch.float64))[:, :, 0]
-    torch.testing.assert_close(infused, propagate_times(generator, unit, elapsed[:, 0]), rtol=20 * duration, atol=1e-9)
-
-
-def test_a_system_at_rest_keeps_its_infusion() -> None:
-    generator = torch.zeros(1, 3, 3, dtype=torch.float64)
-    elapsed = torch.tensor([[[0.5, 2.0, 9.0]]], dtype=torch.float64)
-    out = unit_infusion(generator, 1, elapsed, torch.tensor([[2.0]], dtype=torch.float64))[0, :, 0]
-    torch.testing.assert_close(out[1], torch.tensor([0.25, 1.0, 1.0], dtype=torch.float64))
-    assert (out[[0, 2]] == 0).all()
 
 
 @pytest.mark.parametrize("rate", [1e12, float("inf")])

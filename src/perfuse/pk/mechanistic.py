@@ -13,10 +13,10 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from perfuse.errors import InputError
-from perfuse.pk.propagate import propagate_times, propagate_uniform, unit_infusion
+from perfuse.pk.events import solve_events
+from perfuse.pk.propagate import propagate_times, propagate_uniform
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology, get_topology
 
@@ -125,43 +125,8 @@ def uniform_grid(time_h: Tensor) -> tuple[float, float] | None:
     return (float(row[0]), step) if close else None
 
 
-def _lumen_generator(generator: Tensor, absorption_node: int, ka_1_h: Tensor) -> Tensor:
-    """K with the gut lumen as one more state, which empties into ``absorption_node`` at ka."""
-    size = generator.shape[-1]
-    column = functional.one_hot(torch.tensor(absorption_node, device=generator.device), size + 1).to(generator.dtype)
-    column = column - functional.one_hot(torch.tensor(size, device=generator.device), size + 1).to(generator.dtype)
-    wide = functional.pad(generator, (0, 1, 0, 1))
-    return wide + functional.pad((ka_1_h[:, None] * column)[..., None], (size, 0))
-
-
-def _unit_responses(generator: Tensor, topology: Topology, doses: DoseEvents, elapsed: Tensor, oral: Tensor) -> Tensor:
-    """Response to 1 mg of each dose, ``(B, S, D, T)`` mg, by route; S states of ``generator``."""
-    batch, size = generator.shape[:2]
-    shape = elapsed.shape[1:]
-    unit = torch.zeros(batch, size, dtype=generator.dtype, device=generator.device)
-    unit[:, topology.dose_node] = 1
-    since = elapsed.clamp_min(0).flatten(1)
-    infused = (doses.duration_h > 0) & ~oral
-    any_oral, any_infused = bool(oral.any()), bool(infused.any())
-    out = torch.zeros(1, dtype=generator.dtype, device=generator.device)
-    if not (any_oral and bool((oral | (doses.amount_mg == 0)).all())):
-        out = propagate_times(generator, unit, since).unflatten(-1, shape)
-    if any_infused:
-        response = unit_infusion(generator, topology.dose_node, elapsed, torch.where(infused, doses.duration_h, 1.0))
-        out = torch.where(infused[:, None, :, None], response, out)
-    if any_oral:
-        if topology.absorption_node is None:
-            raise InputError("route", "has no gut to be absorbed in", value="oral", where=f"topology {topology.name}")
-        wide = _lumen_generator(generator, topology.absorption_node, doses.ka_1_h)
-        start = functional.one_hot(torch.full((batch,), size, device=unit.device), size + 1).to(unit.dtype)
-        absorbed = propagate_times(wide, start, since)[:, :size].unflatten(-1, shape)
-        absorbed = absorbed * doses.f_abs[:, None, None, None]
-        out = torch.where(oral[:, None, :, None], absorbed, out)
-    return out
-
-
 def solve_amounts(generator: Tensor, topology: Topology, doses: DoseEvents, time_h: Tensor) -> Tensor:
-    """Amounts ``(B, S, T)``, mg, of a linear system after any doses; exact, by superposing unit responses.
+    """Amounts ``(B, S, T)``, mg, of a linear system after any doses; exact.
 
     At a dose time the value is the one before the dose, except C(0+) for the curve's first bolus.
 
@@ -183,10 +148,9 @@ def solve_amounts(generator: Tensor, topology: Topology, doses: DoseEvents, time
             return propagate_uniform(generator, start, *grid, time_h.shape[1])
         return propagate_times(generator, start, time_h)
     doses = doses.to(generator.dtype)
-    elapsed, counts = doses.elapsed(time_h)
-    out = _unit_responses(generator, topology, doses, elapsed, doses.is_oral)
-    weight = torch.where(counts, amount[..., None], 0.0)  # (B, D, T)
-    return (out * weight[:, None]).sum(2)
+    if topology.absorption_node is None and bool(doses.is_oral.any()):
+        raise InputError("route", "has no gut to be absorbed in", value="oral", where=f"topology {topology.name}")
+    return solve_events(generator, topology.dose_node, topology.absorption_node, doses, time_h)
 
 
 def not_in_body(doses: DoseEvents, time_h: Tensor) -> Tensor:

@@ -180,80 +180,54 @@ def propagate_uniform(generator: Tensor, state: Tensor, start_h: float, step_h: 
     return _Doubling.apply(matrix_exponential(generator, step_h), state, n_times)
 
 
+class Ladder:
+    """exp(K h 2^j) for j = 0, 1, ...: advances vectors by any times, each by its binary digits.
+
+    Args:
+        generator: K, 1/h, ``(B, N, N)``.
+        t_max_h: Longest time that will be asked for, h.
+    """
+
+    def __init__(self, generator: Tensor, t_max_h: float) -> None:
+        self.t_max_h = t_max_h
+        if t_max_h <= 0:
+            return
+        self._shifted, self._q, column_sum = _shifted(generator)
+        rungs = _halvings(column_sum, t_max_h, _VECTOR_RADIUS)
+        self._step_h = t_max_h / 2**rungs
+        self._powers = [_MatrixTaylor.apply(self._shifted * self._step_h) * torch.exp(-self._q * self._step_h)]
+        for _ in range(rungs):
+            self._powers.append(self._powers[-1] @ self._powers[-1])
+
+    def advance(self, state: Tensor, time_h: Tensor) -> Tensor:
+        """States ``(B, N, T)`` after ``time_h`` ``(B, T)`` from one initial state each, ``(B, N, T)``."""
+        if self.t_max_h <= 0:
+            return state + 0
+        out = state
+        whole = torch.floor(time_h / self._step_h)
+        # In floating point: an int64 tensor times a Python float would be float32.
+        rest = (time_h - whole * self._step_h).clamp_min(0)[:, None, :]
+        count = whole.to(torch.int64)
+        for j, power in enumerate(self._powers):
+            bit = ((count >> j) & 1).bool()[:, None, :]
+            out = torch.where(bit, power @ out, out)
+        term = out
+        for k in range(1, _VECTOR_DEGREE + 1):
+            term = (self._shifted @ term) * (rest / k)
+            out = out + term
+        return out * torch.exp(-self._q * rest)
+
+
 def propagate_times(generator: Tensor, state: Tensor, time_h: Tensor) -> Tensor:
     """States at any times by a dyadic ladder: each time's binary digits select products exp(K h 2^j).
 
     Args:
         generator: K, 1/h, ``(B, N, N)``.
-        state: Amounts at time 0, mg, ``(B, N)`` or one initial state per time ``(B, N, T)``.
+        state: Amounts at time 0, mg, ``(B, N)``.
         time_h: Times >= 0, h, ``(B, T)``, in any order.
 
     Returns:
         ``(B, N, T)`` amounts, mg.
     """
-    out = state if state.dim() == 3 else state[..., None].expand(-1, -1, time_h.shape[-1])
-    t_max = float(time_h.amax()) if time_h.numel() else 0.0
-    if t_max == 0:
-        return out + 0
-    shifted, q, column_sum = _shifted(generator)
-    rungs = _halvings(column_sum, t_max, _VECTOR_RADIUS)
-    h = t_max / 2**rungs
-    whole = torch.floor(time_h / h)
-    rest = (time_h - whole * h).clamp_min(0)[:, None, :]  # in floating point: an int64 tensor times h would be float32
-    count = whole.to(torch.int64)
-    power = _MatrixTaylor.apply(shifted * h) * torch.exp(-q * h)
-    for j in range(rungs + 1):
-        bit = ((count >> j) & 1).bool()[:, None, :]
-        out = torch.where(bit, power @ out, out)
-        if j < rungs:
-            power = power @ power
-    term = out
-    for k in range(1, _VECTOR_DEGREE + 1):
-        term = (shifted @ term) * (rest / k)
-        out = out + term
-    return out * torch.exp(-q * rest)
-
-
-def _with_source(generator: Tensor, node: int) -> tuple[Tensor, Tensor]:
-    """K with one more state, a constant source feeding ``node`` at the rate q; returns it and q ``(B,)``.
-
-    The source's strength equals the fastest rate so that the matrix norm, hence the step, stays its own.
-    """
-    batch, n = generator.shape[0], generator.shape[-1]
-    q = -torch.diagonal(generator, dim1=-2, dim2=-1).amin(-1)
-    q = q.clamp_min(1e-6)  # a system at rest still needs a source
-    column = torch.zeros(batch, n, 1, dtype=generator.dtype, device=generator.device)
-    selector = column.clone()
-    selector[:, node] = 1
-    top = torch.cat((generator, selector * q[:, None, None]), -1)
-    bottom = torch.zeros(batch, 1, n + 1, dtype=generator.dtype, device=generator.device)
-    return torch.cat((top, bottom), -2), q
-
-
-def unit_infusion(generator: Tensor, node: int, elapsed_h: Tensor, duration_h: Tensor) -> Tensor:
-    """Response to 1 mg infused at a constant rate into ``node``; every operation non-negative.
-
-    Args:
-        generator: K, 1/h, ``(B, N, N)``.
-        elapsed_h: Time since the start of each infusion, h, ``(B, D, T)``; negative means not begun.
-        duration_h: Durations, h, ``(B, D)``; must be > 0.
-
-    Returns:
-        ``(B, N, D, T)`` amounts, mg.
-    """
-    batch, doses, times = elapsed_h.shape
-    n = generator.shape[-1]
-    extended, q = _with_source(generator, node)
-    start = torch.zeros(batch, n + 1, dtype=generator.dtype, device=generator.device)
-    start[:, -1] = 1
-    elapsed = elapsed_h.clamp_min(0)
-    during = torch.minimum(elapsed, duration_h[..., None])
-    scale = 1 / (q[:, None] * duration_h)  # (B, D)
-    filled = propagate_times(extended, start, torch.cat((during.flatten(1), duration_h), 1))[:, :n]
-    filling = filled[..., : doses * times].unflatten(-1, (doses, times))
-    at_end = filled[..., doses * times :, None].expand(-1, -1, -1, times)
-    running = (elapsed_h <= duration_h[..., None])[:, None]
-    first = torch.where(running, filling, at_end)
-    after = (elapsed - duration_h[..., None]).clamp_min(0)
-    out = propagate_times(generator, first.flatten(2), after.flatten(1)).unflatten(-1, (doses, times))
-    return out * scale[:, None, :, None]
+    start = state[..., None].expand(-1, -1, time_h.shape[-1])
+    return Ladder(generator, float(time_h.amax()) if time_h.numel() else 0.0).advance(start, time_h)
