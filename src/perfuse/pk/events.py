@@ -86,7 +86,12 @@ def extended_generator(
 
 
 def solve_events(
-    generator: Tensor, dose_node: int, absorption_node: int | None, doses: DoseEvents, time_h: Tensor
+    generator: Tensor,
+    dose_node: int,
+    absorption_node: int | None,
+    doses: DoseEvents,
+    time_h: Tensor,
+    conserve: bool = False,
 ) -> Tensor:
     """Amounts ``(B, S, T)``, mg, after any doses.
 
@@ -98,6 +103,7 @@ def solve_events(
         absorption_node: State that the gut lumen empties into; None where no dose is oral.
         doses: Dose events, float64.
         time_h: Observation times, h, ``(B, T)``, in any order.
+        conserve: Whether the columns of K sum to zero and the total amount is to be held to rounding.
     """
     size = generator.shape[-1]
     until_h = float(time_h.max())
@@ -111,7 +117,8 @@ def solve_events(
     gaps = events.time_h.diff(dim=1)
     gaps = gaps.clamp_max(max(until_h - float(events.time_h.min()), 0.0))  # an event after the last time is never seen
     # The longest time depends on the first dose and the last time alone: a later dose changes no earlier bit.
-    ladder = Ladder(wide, max(until_h - float(events.time_h.min()), 0.0))
+    growth = functional.pad(q[:, None], (size, 1)) if conserve else None
+    ladder = Ladder(wide, max(until_h - float(events.time_h.min()), 0.0), growth)
     states, state = [], wide.new_zeros(*wide.shape[:2])
     for k in range(events.time_h.shape[1]):
         if k:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perfuse.errors import InputError
 from perfuse.pk.events import solve_events
-from perfuse.pk.propagate import propagate_times, propagate_uniform
+from perfuse.pk.propagate import closed, propagate_times, propagate_uniform
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology, get_topology
 
@@ -125,7 +125,9 @@ def uniform_grid(time_h: Tensor) -> tuple[float, float] | None:
     return (float(row[0]), step) if close else None
 
 
-def solve_amounts(generator: Tensor, topology: Topology, doses: DoseEvents, time_h: Tensor) -> Tensor:
+def solve_amounts(
+    generator: Tensor, topology: Topology, doses: DoseEvents, time_h: Tensor, conserve: bool = False
+) -> Tensor:
     """Amounts ``(B, S, T)``, mg, of a linear system after any doses; exact.
 
     At a dose time the value is the one before the dose, except C(0+) for the curve's first bolus.
@@ -135,6 +137,7 @@ def solve_amounts(generator: Tensor, topology: Topology, doses: DoseEvents, time
         topology: Says where doses go.
         doses: Dose events.
         time_h: Observation times, h, ``(B, T)``, float64.
+        conserve: Whether the columns of K sum to zero and the total amount is to be held to rounding.
 
     Raises:
         InputError: for an oral dose on a topology without a gut to absorb it.
@@ -145,12 +148,12 @@ def solve_amounts(generator: Tensor, topology: Topology, doses: DoseEvents, time
         start[:, topology.dose_node] = amount[:, 0]
         grid = uniform_grid(time_h)
         if grid:
-            return propagate_uniform(generator, start, *grid, time_h.shape[1])
-        return propagate_times(generator, start, time_h)
+            return propagate_uniform(generator, start, *grid, time_h.shape[1], conserve)
+        return propagate_times(generator, start, time_h, conserve)
     doses = doses.to(generator.dtype)
     if topology.absorption_node is None and bool(doses.is_oral.any()):
         raise InputError("route", "has no gut to be absorbed in", value="oral", where=f"topology {topology.name}")
-    return solve_events(generator, topology.dose_node, topology.absorption_node, doses, time_h)
+    return solve_events(generator, topology.dose_node, topology.absorption_node, doses, time_h, conserve)
 
 
 def not_in_body(doses: DoseEvents, time_h: Tensor) -> Tensor:
@@ -190,7 +193,8 @@ def solve(system: SystemParameters, doses: DoseEvents, time_h: Tensor, with_sink
     topology = system.topology
     generator = generator_matrix(topology, mechanistic_rates(system), with_sinks)
     if system.is_linear:
-        amounts = solve_amounts(generator, topology, doses, time_h)
+        whole = generator if with_sinks else closed(generator)
+        amounts = solve_amounts(whole, topology, doses, time_h, conserve=True)[:, : generator.shape[-1]]
     else:
         amounts = _solve_saturable(system, generator, doses, time_h, with_sinks)
     return torch.cat((amounts, not_in_body(doses, time_h)), 1) if with_sinks else amounts
