@@ -30,6 +30,8 @@ _COEFFICIENT = [1 / math.factorial(k) for k in range(_TAYLOR_DEGREE + 1)]
 _LARGEST_THETA = 1e11
 """Largest rate x time: beyond it rounding, which grows with it, leaves fewer than four digits."""
 _VECTOR_DEGREE = 10
+_COARSE_DIGITS = 5
+"""Leading binary digits of a time that are served from a table of states at even times, made by doubling."""
 _VECTOR_RADIUS = 0.25
 """The same for the Taylor step applied to vectors: remainder 0.25^11/11! = 6e-15."""
 
@@ -234,12 +236,29 @@ class Ladder:
         """States ``(B, N, T)`` after ``time_h`` ``(B, T)`` from one initial state each, ``(B, N, T)``."""
         if self.t_max_h <= 0:
             return state + 0
-        out = state
+        count, rest = self._digits(time_h)
+        return self._finish(state, count, rest, len(self._powers))
+
+    def advance_all(self, state: Tensor, time_h: Tensor) -> Tensor:
+        """States ``(B, N, T)`` after ``time_h`` ``(B, T)`` from one common initial state a curve, ``(B, N)``."""
+        table_digits = min(_COARSE_DIGITS, len(self._powers) - 1) if self.t_max_h > 0 else 0
+        if table_digits < 2 or time_h.shape[-1] < 2**table_digits:
+            return self.advance(state[..., None].expand(-1, -1, time_h.shape[-1]), time_h)
+        count, rest = self._digits(time_h)
+        rung = len(self._powers) - 1 - table_digits
+        coarse = _Doubling.apply(self._powers[rung], state, 2**table_digits + 1, False)
+        leading = (count >> rung)[:, None].expand(-1, state.shape[-1], -1)
+        return self._finish(coarse.gather(2, leading), count, rest, rung)
+
+    def _digits(self, time_h: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole base steps in each time, ``(B, T)`` int64, and what remains, h, ``(B, 1, T)``."""
         whole = torch.floor(time_h / self._step_h)
         # In floating point: an int64 tensor times a Python float would be float32.
-        rest = (time_h - whole * self._step_h).clamp_min(0)[:, None, :]
-        count = whole.to(torch.int64)
-        for j, power in enumerate(self._powers):
+        return whole.to(torch.int64), (time_h - whole * self._step_h).clamp_min(0)[:, None, :]
+
+    def _finish(self, out: Tensor, count: Tensor, rest: Tensor, rungs: int) -> Tensor:
+        """Advance by the last ``rungs`` binary digits of ``count`` base steps and by ``rest``."""
+        for j, power in enumerate(self._powers[:rungs]):
             bit = ((count >> j) & 1).bool()[:, None, :]
             out = torch.where(bit, power @ out, out)
         term = out
@@ -261,6 +280,5 @@ def propagate_times(generator: Tensor, state: Tensor, time_h: Tensor, conserve: 
     Returns:
         ``(B, N, T)`` amounts, mg.
     """
-    start = state[..., None].expand(-1, -1, time_h.shape[-1])
     growth = torch.zeros_like(state) if conserve else None
-    return Ladder(generator, float(time_h.amax()) if time_h.numel() else 0.0, growth).advance(start, time_h)
+    return Ladder(generator, float(time_h.amax()) if time_h.numel() else 0.0, growth).advance_all(state, time_h)
