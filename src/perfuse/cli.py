@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from perfuse.config import RunConfig
 
+TaskName = Literal["T1", "T2", "T3", "T4", "T5", "T5-children", "T5-rat", "T5-wide", "T6", "T7"]
+
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _FILE_WIDTH = 120
@@ -70,18 +72,20 @@ def simulate(
     /,
     *,
     n: WholeNumber = None,
-    task: Literal["T1", "T2"] | None = None,
+    task: Annotated[TaskName | None, Parameter(show_choices=False)] = None,
     config: Path | None = None,
     seed: WholeNumber = None,
     shard_size: WholeNumber = None,
     quiet: Annotated[bool, _Flag] = False,
 ) -> None:
-    """Simulate curves by the exact linear solver and write a dataset folder.
+    """Simulate curves of the task suite by the mechanistic solver and write a dataset folder.
 
     Args:
         out: New folder for the dataset.
         n: Number of curves.
-        task: T1: fixed body, hub. T2: bodies of 40-120 kg, circulation. (Default T1.)
+        task: T1: fixed body, hub. T2: bodies of 40-120 kg, circulation. T3: infusions, oral and repeated doses, irregular
+            times. T4: saturable metabolism. T5: adults; T5-children, T5-rat, T5-wide: test sets for it. T6: T2 for few
+            curves. T7: descriptors instead of Kp and clearances. (Default T1.)
         config: TOML file with any of the keys n, task, seed, shard_size; flags win over it.
         seed: Seed; curve i of a seed is the same whatever N. (Default 0.)
         shard_size: Curves per shard. (Default 4096.)
