@@ -16,7 +16,9 @@ import perfuse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MODULE_OF = {"lightning-fabric": "lightning_fabric"}
+MODULE_OF = {"lightning-fabric": "lightning_fabric", "scikit-sundae": "sksundae", "python-libsbml": "libsbml"}
+OPTIONAL = ("cluster", "export", "sensitivity")
+"""Extras whose packages are imported, lazily, by the part that needs them."""
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -41,8 +43,9 @@ def imported_packages(folder: Path) -> set[str]:
 
 def test_dependencies_are_exactly_what_is_imported() -> None:
     imported = imported_packages(REPOSITORY / "src") - set(sys.stdlib_module_names) - {"perfuse", "__future__"}
-    declared = {MODULE_OF.get(name, name) for name in names(PROJECT["dependencies"])}
-    assert imported == declared
+    extras = [requirement for extra in OPTIONAL for requirement in PROJECT["optional-dependencies"][extra]]
+    declared, optional = ({MODULE_OF.get(n, n) for n in names(r)} for r in (PROJECT["dependencies"], extras))
+    assert imported == declared | optional
 
 
 def test_every_dependency_is_pinned_and_every_pin_is_plain() -> None:
@@ -51,7 +54,9 @@ def test_every_dependency_is_pinned_and_every_pin_is_plain() -> None:
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin)] == []
     assert "torch==2.13.0" in pins
     pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
-    wanted = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["dev"])
+    wanted = names(PROJECT["dependencies"])
+    for extra in (*OPTIONAL, "dev"):
+        wanted |= names(PROJECT["optional-dependencies"][extra]) - {"perfuse"}
     assert {name.lower() for name in wanted} - pinned == set()
 
 

@@ -249,7 +249,7 @@ def test_drug_dose_table(tmp_path: Path) -> None:
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h\na,300,2,0.2,-10,5\n", "line 2: dose amount_mg"),
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h\na,300,2,0.2,1e,5\n", "line 2: dose_mg is not a number"),
         ("name,mw_g_mol,logp,fup,dose_mg\na,300,2,0.2,10\n", "line 2: drug a: clearance of the liver is missing"),
-        ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,route\na,300,2,0.2,10,5,oral\n", "models intravenous doses"),
+        ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,route\na,300,2,0.2,10,5,oral\n", "csv: line 2.*ka_1_h is missing"),
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,kp_gut\na,300,2,0.2,10,5,-1\n", "line 2: kp.gut"),
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,matrix\na,300,2,0.2,10,5,sweat\n", "matrix is unknown"),
         ("name,mw_g_mol,logp,fup,dose_mg,clint_l_h,body_weight_kg\na,300,2,0.2,10,5,0\n", "line 2: body_weight_kg"),

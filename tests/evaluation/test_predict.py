@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from perfuse.data.drug_file import read_drug_file
 from perfuse.errors import InputError, PerfuseError
-from perfuse.evaluation.predict import predict_file, read_drug_toml
+from perfuse.evaluation.predict import predict_file
 from perfuse.evaluation.runs import open_run
 from perfuse.evaluation.training_range import TrainingRange, training_range
 
@@ -110,7 +111,7 @@ def test_regimens_in_toml(tmp_path: Path) -> None:
         DRUG + 'body_weight_kg = 80\nmatrix = "serum"\n[[dose]]\namount_mg = 5\n[[dose]]\namount_mg = 6\ntime_h = 12\n'
         "duration_h = 2\n"
     )
-    _, regimen = read_drug_toml(path)
+    _, regimen = read_drug_file(path)
     assert [(d.time_h, d.amount_mg, d.duration_h, d.route) for d in regimen.doses] == [
         (0, 5, 0, "iv_bolus"), (12, 6, 2, "iv_infusion"),
     ]  # fmt: skip
@@ -128,7 +129,8 @@ def test_regimens_in_toml(tmp_path: Path) -> None:
         (DRUG + "dose = 3\n", "no list of tables"),
         (DRUG + "[[dose]]\ntime_h = 1\n", "amount_mg is missing"),
         (DRUG + "[[dose]]\namount_mg = 1\nwhen = 3\n", "when is no known key"),
-        (DRUG + '[[dose]]\namount_mg = 1\nroute = "oral"\n', "route is not modelled"),
+        (DRUG + '[[dose]]\namount_mg = 1\nroute = "oral"\n', "ka_1_h is missing.*absorption rate"),
+        (DRUG + '[[dose]]\namount_mg = 1\nroute = "nasal"\n', "route is not modelled"),
         (DRUG + "[[dose]]\namount_mg = 1\nroute = 3\n", "route is no text"),
         (DRUG + "dose_mg = 1\nmatrix = 3\n", "matrix is no text"),
         (DRUG + 'dose_mg = 1\nmatrix = "tears"\n', "matrix is unknown"),

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from perfuse.errors import InputError
-from perfuse.pk.drug import Drug
+from perfuse.pk.clearance import fu_hepatocytes, fu_microsomes
+from perfuse.pk.drug import Drug, SaturablePathway
 
 GOOD: dict[str, Any] = {"name": "x", "mw_g_mol": 300.0, "logp": 2.0, "fup": 0.1}
+PATHWAY = SaturablePathway("CYP2C9", 30.0, 0.5)
 
 
 def test_docstring_example_is_readable(tmp_path: Path) -> None:
@@ -26,6 +28,9 @@ def test_docstring_example_is_readable(tmp_path: Path) -> None:
     assert drug.clint_ul_min_million_cells == 28.0
     assert drug.cl_renal_l_h == 0.0
     assert drug.kp == {"adipose": 12.0}
+    assert drug.ps_l_h == {"brain": 5.0}
+    assert drug.ka_1_h == 3.0
+    assert drug.saturable == (SaturablePathway("CYP3A4", 400.0, 1.1),)
 
 
 def test_numbers_become_floats_and_single_pka_a_list() -> None:
@@ -38,17 +43,22 @@ def test_numbers_become_floats_and_single_pka_a_list() -> None:
 @pytest.mark.parametrize(
     ("extra", "bp"),
     [
-        ({"pka_acid": (4.0,)}, 0.55),
-        ({"pka_base": (9.0,)}, 1.0),
-        ({}, 1.0),
-        ({"pka_acid": (3.0,), "pka_base": (9.0,)}, 1.0),
+        ({"pka_acid": (4.0,)}, 0.6121),  # 0.55 + 0.45 (1.2 x 0.1 + 0.02 x 0.9)
+        ({"pka_base": (9.0,)}, 0.766),  # 0.55 + 0.45 (1.2 x 0.1 + 0.4 x 0.9)
+        ({}, 0.766),
+        ({"pka_acid": (3.0,), "pka_base": (9.0,)}, 0.766),
         ({"pka_acid": (4.0,), "bp_ratio": 0.7}, 0.7),
     ],
 )
 def test_blood_plasma_ratio_when_unknown(extra: dict[str, Any], bp: float) -> None:
     drug = Drug(**(GOOD | extra))
-    assert drug.bp_ratio_or_default == bp
-    assert drug.partition_inputs().bp_ratio == bp
+    assert drug.bp_ratio_or_default == pytest.approx(bp)
+    assert drug.partition_inputs().bp_ratio == pytest.approx(bp)
+
+
+def test_blood_plasma_ratio_follows_the_haematocrit_unless_measured() -> None:
+    assert Drug(**GOOD).bp_ratio_for(0.3) == pytest.approx(1 + (0.766 - 1) * 0.3 / 0.45)
+    assert Drug(**GOOD, bp_ratio=0.7).bp_ratio_for(0.3) == 0.7
 
 
 @pytest.mark.parametrize(
@@ -76,6 +86,22 @@ def test_blood_plasma_ratio_when_unknown(extra: dict[str, Any], bp: float) -> No
         ("pka_acid", ("x",)),
         ("pka_base", (math.nan,)),
         ("kp", 3.0),
+        ("clint_ul_min_mg", -1.0),
+        ("cl_secretion_l_h", math.nan),
+        ("assay_concentration", 0.0),
+        ("assay_concentration", None),
+        ("dispersion_number", 0.0),
+        ("liver_model", "stirred"),
+        ("ka_1_h", 0.0),
+        ("ka_1_h", 1001.0),
+        ("lag_h", -0.1),
+        ("fa", 0.0),
+        ("fa", 1.1),
+        ("fg", -0.1),
+        ("fg", None),
+        ("ps_l_h", 1.0),
+        ("saturable", 1.0),
+        ("saturable", ({"name": "a"},)),
     ],
 )
 def test_value_refused(field: str, value: object) -> None:
@@ -107,6 +133,66 @@ def test_kp_may_reach_its_limits() -> None:
     assert Drug(**(GOOD | {"kp": {"liver": 1e-4, "brain": 1e6}})).kp == {"liver": 1e-4, "brain": 1e6}
     with pytest.raises(InputError, match=re.escape("kp.liver is not allowed (got 1e-15); allowed: [0.0001, 1e+06]")):
         Drug(**(GOOD | {"kp": {"liver": 1e-15}}))
+
+
+@pytest.mark.parametrize(("organ", "value"), [("brain", -1.0), ("brain", 2e6), ("brain", "a"), ("blood", 1.0)])
+def test_permeability_refused(organ: str, value: object) -> None:
+    with pytest.raises(InputError) as error:
+        Drug(**GOOD, ps_l_h={organ: value})
+    assert error.value.field == f"ps_l_h.{organ}"
+
+
+def test_absorbed_fraction() -> None:
+    assert Drug(**GOOD, fa=0.8, fg=0.5).f_abs == pytest.approx(0.4)
+    assert Drug(**GOOD).f_abs == 1.0
+
+
+def test_assay_binding_is_measured_or_predicted() -> None:
+    base = GOOD | {"logp": 3.0, "pka_base": (9.0,)}
+    assert Drug(**base, clint_ul_min_mg=10.0, fu_inc=0.3).fu_inc_or_default == 0.3
+    assert Drug(**base, clint_ul_min_mg=10.0).fu_inc_or_default == pytest.approx(fu_microsomes(3.0, 1.0, (), (9.0,)))
+    cells = Drug(**base, clint_ul_min_million_cells=10.0, assay_concentration=2.0)
+    assert cells.fu_inc_or_default == pytest.approx(fu_hepatocytes(3.0, 2.0, (), (9.0,)))
+
+
+def test_clint_of_a_liver() -> None:
+    assert Drug(**GOOD).clint_in(1.8) is None
+    assert Drug(**GOOD, clint_l_h=7.0).clint_in(0.4) == 7.0
+    assert Drug(**GOOD, saturable=(PATHWAY,)).clint_in(1.8) == 0.0
+    measured = Drug(**GOOD, clint_ul_min_million_cells=10.0, fu_inc=0.5)
+    assert measured.clint_in(1.8) == pytest.approx(10 / 0.5 * 99 * 1800 * 60 / 1e6)
+    assert Drug(**GOOD, clint_ul_min_mg=10.0, fu_inc=1.0).clint_in(1.5) == pytest.approx(10 * 40 * 1500 * 60 / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"fu_inc": 0.5}, "fu_inc has no in-vitro clearance to go with"),
+        ({"fu_inc": 0.5, "clint_l_h": 3.0}, "fu_inc has no in-vitro clearance to go with"),
+        ({"cl_renal_l_h": 1.0, "cl_secretion_l_h": 1.0}, "cl_renal_l_h and cl_secretion_l_h say the same thing twice"),
+        ({"cl_total_l_h": 9.0, "saturable": (PATHWAY,)}, "cl_total_l_h and saturable say the same thing twice"),
+        ({"liver_model": "dispersion", "saturable": (PATHWAY,)}, "liver_model does not go with saturable pathways"),
+        ({"saturable": (PATHWAY, PATHWAY)}, "saturable name is there twice"),
+    ],
+)
+def test_contradictions_refused(extra: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Drug(**GOOD, **extra)
+
+
+def test_saturable_tables_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "drug.toml"
+    path.write_text(
+        'name = "a"\nmw_g_mol = 250\nlogp = 1\nfup = 0.1\nclint_l_h = 2\n'
+        '[[saturable]]\nname = "CYP2C9"\nvmax_mg_h = 30\nkm_u_mg_l = 0.5\n'
+        '[[saturable]]\nname = "CYP2C19"\nvmax_pmol_min_mg = 100\nkm_um = 40\nfu_inc = 0.5\n'
+    )
+    first, second = Drug.from_toml(path).saturable
+    assert first == SaturablePathway("CYP2C9", 30.0, 0.5)
+    assert second.km_u_mg_l == pytest.approx(40 * 0.5 * 250 / 1000)
+    path.write_text(path.read_text() + "vmax_mg_h = 3\n")
+    with pytest.raises(InputError, match="drug.toml: saturable vmax_mg_h and vmax_pmol_min_mg say the same"):
+        Drug.from_toml(path)
 
 
 def test_two_hepatic_clearances_refused() -> None:

@@ -1,6 +1,6 @@
-"""From a drug, a body and doses to the inputs of a topology, by the simplest published scaling.
+"""From a drug, a body and doses to the inputs of a topology.
 
-Axis legend: C curves, O reported organs, M eliminations, D dose events, T times.
+Axis legend: C curves, O reported organs, M eliminations, X exchanges, P saturable pathways, D dose events, T times.
 """
 
 from __future__ import annotations
@@ -10,33 +10,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
-from perfuse.errors import InputError
-from perfuse.pk.clearance import (
-    clint_from_hepatic_clearance,
-    hepatic_clearance_well_stirred,
-    hepatic_from_total,
-    renal_clearance_filtration,
-    scale_hepatocyte_clint,
+from perfuse.data.drug_parameters import (
+    DEFAULT_KP_METHOD,
+    elimination_parameters,
+    haematocrit_of,
+    partition_parameters,
+    permeability_parameters,
+    reference_body,
+    saturable_parameters,
 )
-from perfuse.pk.drug import HEPATIC_FIELDS, Drug, number
+from perfuse.data.table import LOQ_FRACTION, N_PKA, CurveTable, parameter_group
+from perfuse.errors import InputError
+from perfuse.pk.drug import Drug, number
 from perfuse.pk.matrix import check_blood_matrix
-from perfuse.pk.partition import tissue_plasma_kp
-from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology, hub_reference, human_reference
+from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology
+from perfuse.pk.system import ORAL, ROUTES
 from perfuse.pk.topology import Topology
 
-DEFAULT_KP_METHOD = "berezhkovskiy"
+__all__ = [
+    "DEFAULT_KP_METHOD", "Dose", "curve_table_for", "elimination_parameters", "partition_parameters",
+    "permeability_parameters", "reference_body", "saturable_parameters",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Dose:
-    """One intravenous dose into venous blood.
+    """One dose: intravenous into venous blood, or by mouth into the gut lumen.
 
     Attributes:
         time_h: Start, h, >= 0.
         amount_mg: Amount, mg, > 0.
-        duration_h: Infusion duration, h; 0 for a bolus.
-        route: ``iv_bolus`` or ``iv_infusion``; left empty it follows from the duration.
+        duration_h: Infusion duration, h; 0 for a bolus and by mouth.
+        route: ``iv_bolus``, ``iv_infusion`` or ``oral``; left empty it is intravenous and follows from the duration.
 
     Raises:
         InputError: for a value out of range, a route that contradicts the duration, or a route that is not modelled.
@@ -53,92 +58,14 @@ class Dose:
             if value < 0 or (value == 0 and not allow_zero):
                 raise InputError(f"dose {name}", value=value, unit=unit, allowed=">= 0" if allow_zero else "> 0")
         route = self.route or ("iv_infusion" if self.duration_h > 0 else "iv_bolus")
-        if route not in ("iv_bolus", "iv_infusion"):
-            raise InputError(
-                "route", "is not modelled", value=route, allowed="iv_bolus, iv_infusion",
-                hint="this version models intravenous doses",
-            )  # fmt: skip
+        if route not in ROUTES:
+            raise InputError("route", "is not modelled", value=route, allowed=", ".join(ROUTES))
         if (route == "iv_infusion") != (self.duration_h > 0):
             raise InputError(
                 "dose duration_h", "contradicts the route", value=float(self.duration_h), unit="h",
-                allowed="0 for iv_bolus, > 0 for iv_infusion",
+                allowed="0 for iv_bolus and oral, > 0 for iv_infusion",
             )  # fmt: skip
         object.__setattr__(self, "route", route)
-
-
-def reference_body(topology: Topology, body_weight_kg: float) -> Physiology:
-    """The body of a topology: the fixed 70 kg body of ``hub``, or the reference man scaled to a body weight.
-
-    Raises:
-        InputError: if the body weight is not in (0, 300] kg.
-    """
-    scaled = human_reference(body_weight_kg)  # checks the weight for either topology
-    return hub_reference() if topology.name == "hub" else scaled
-
-
-def _renal_plasma_l_h(drug: Drug, body: Physiology) -> float:
-    if drug.cl_renal_l_h is not None:
-        return drug.cl_renal_l_h
-    return renal_clearance_filtration(drug.fup, body.body_weight_kg)
-
-
-def _hepatic_plasma_l_h(drug: Drug, renal_l_h: float) -> float | None:
-    """Hepatic plasma clearance that the drug states, L/h; None when it states an intrinsic clearance."""
-    if drug.cl_total_l_h is not None:
-        return hepatic_from_total(drug.cl_total_l_h, renal_l_h)
-    return drug.cl_hepatic_l_h
-
-
-def _clint_l_h(drug: Drug, body: Physiology) -> float:
-    if drug.clint_l_h is not None:
-        return drug.clint_l_h
-    if drug.clint_ul_min_million_cells is not None:
-        return scale_hepatocyte_clint(drug.clint_ul_min_million_cells, float(body.volume_l[ORGAN_INDEX["liver"]]))
-    hint = f"give one of {', '.join(HEPATIC_FIELDS)}"
-    raise InputError("clearance", "of the liver is missing", where=f"drug {drug.name}", hint=hint)
-
-
-def elimination_parameters(drug: Drug, topology: Topology, body: Physiology) -> np.ndarray:
-    """Elimination parameters, L/h, ``(M,)``, in the order of ``topology.elimination_names``.
-
-    ``hub``: blood clearances, hepatic by the well-stirred liver and renal plasma clearance / (B:P).
-    ``circulation``: unbound CL_int of the whole liver, and renal plasma clearance. Renal clearance that is not given is
-    GFR x fup.
-
-    Raises:
-        InputError: when nothing says what the liver does, when a stated hepatic clearance reaches hepatic blood flow,
-            or when renal blood clearance exceeds kidney blood flow (both: ``circulation``).
-    """
-    bp, liver_flow = drug.bp_ratio_or_default, float(body.flow_l_h[ORGAN_INDEX["liver"]])
-    renal = _renal_plasma_l_h(drug, body)
-    stated = _hepatic_plasma_l_h(drug, renal)
-    if topology.name == "hub":
-        if stated is None:
-            hepatic = hepatic_clearance_well_stirred(_clint_l_h(drug, body), drug.fup, bp, liver_flow)
-        else:
-            hepatic = stated / bp
-        values = {"cl_hepatic_l_h": hepatic, "cl_renal_l_h": renal / bp}
-    else:
-        kidney_flow = float(body.flow_l_h[ORGAN_INDEX["kidney"]])
-        if renal / bp > kidney_flow:
-            raise InputError(
-                "cl_renal_l_h", "exceeds kidney blood flow", value=renal, unit="L/h plasma",
-                allowed=f"<= {kidney_flow * bp:.4g} L/h", where=f"drug {drug.name}",
-            )  # fmt: skip
-        if stated is None:
-            clint = _clint_l_h(drug, body)
-        else:
-            clint = clint_from_hepatic_clearance(stated / bp, drug.fup, bp, liver_flow)
-        values = {"clint_l_h": clint, "cl_renal_l_h": renal}
-    return np.asarray([values[name] for name in topology.elimination_names])
-
-
-def partition_parameters(drug: Drug, topology: Topology, kp_method: str = DEFAULT_KP_METHOD) -> np.ndarray:
-    """Kp ``(O,)`` as the topology takes it: tissue:plasma, on ``hub`` tissue:blood = Kp / (B:P); blood 1."""
-    kp = tissue_plasma_kp(drug.partition_inputs(), kp_method, drug.kp)
-    if topology.name == "hub":
-        kp[1:] /= drug.bp_ratio_or_default
-    return kp
 
 
 def _check_times(time_h: np.ndarray) -> np.ndarray:
@@ -152,30 +79,80 @@ def _check_times(time_h: np.ndarray) -> np.ndarray:
     return time
 
 
+def _the_body(topology: Topology, body_weight_kg: float | None, body: Physiology | None) -> Physiology:
+    if body is None:
+        if body_weight_kg is None:
+            raise InputError("body_weight_kg", "is missing", hint="give it, or a body")
+        return reference_body(topology, body_weight_kg)
+    if topology.name == "hub":
+        raise InputError("body", "cannot be chosen on topology hub, which has a fixed one", value=body.name)
+    if body_weight_kg is not None and body_weight_kg != body.body_weight_kg:
+        raise InputError("body_weight_kg", "contradicts the body", value=float(body_weight_kg), unit="kg",
+                         allowed=f"{body.body_weight_kg:g}, or left out")  # fmt: skip
+    return body
+
+
+def _dose_columns(drug: Drug, doses: Sequence[Dose]) -> dict[str, np.ndarray]:
+    """Dose and absorption columns of one curve; absorption is the drug's where a dose is by mouth, else neutral."""
+    if not doses:
+        raise InputError("doses", "are missing: there is not one", allowed=">= 1")
+    dose = np.asarray([[d.time_h, d.amount_mg, d.duration_h] for d in doses], dtype=np.float64)
+    route = np.asarray([[ROUTES[d.route] for d in doses]], dtype=np.int8)
+    columns: dict[str, np.ndarray] = {
+        "dose_time_h": dose[None, :, 0], "dose_mg": dose[None, :, 1], "dose_duration_h": dose[None, :, 2],
+        "dose_route": route,
+    }  # fmt: skip
+    if not (route == ORAL).any():
+        return columns
+    if drug.ka_1_h is None:
+        raise InputError("ka_1_h", "is missing", where=f"drug {drug.name}",
+                         hint="a dose by mouth needs an absorption rate constant, 1/h")  # fmt: skip
+    columns["ka_1_h"] = np.asarray([drug.ka_1_h])
+    columns["lag_h"] = np.asarray([drug.lag_h])
+    columns["f_abs"] = np.asarray([drug.f_abs])
+    return columns
+
+
+def _descriptor_columns(drug: Drug) -> dict[str, np.ndarray]:
+    """What is known of the molecule; the pKa that matter most at body pH: the most acidic acids and basic bases."""
+    acid, base = sorted(drug.pka_acid)[:N_PKA], sorted(drug.pka_base, reverse=True)[:N_PKA]
+    clint = drug.clint_ul_min_million_cells
+    return {
+        "mw_g_mol": np.asarray([drug.mw_g_mol]),
+        "logp": np.asarray([drug.logp]),
+        "pka_acid": np.asarray([acid + [np.nan] * (N_PKA - len(acid))]),
+        "pka_base": np.asarray([base + [np.nan] * (N_PKA - len(base))]),
+        "clint_ul_min_million_cells": np.asarray([np.nan if clint is None else clint]),
+    }
+
+
 def curve_table_for(
     drug: Drug,
     topology: Topology,
-    body_weight_kg: float,
+    body_weight_kg: float | None,
     doses: Sequence[Dose],
     time_h: np.ndarray,
     matrix: str = "plasma",
     *,
+    body: Physiology | None = None,
     curve_id: str | None = None,
     compound_id: str | None = None,
     kp_method: str = DEFAULT_KP_METHOD,
 ) -> CurveTable:
     """One curve without observations, ready for a model or the mechanistic solver.
 
-    Plasma is reported as blood / (B:P), so fup and B:P travel with the curve on both topologies. ``hub`` keeps its
+    Plasma is reported as blood / (B:P), so fup and B:P travel with the curve on every topology. ``hub`` keeps its
     fixed 70 kg body; its body weight is only carried.
 
     Args:
         drug: The compound (see ``elimination_parameters`` and ``partition_parameters``).
-        topology: ``hub`` or ``circulation``.
-        body_weight_kg: Body weight, kg, in (0, 300].
-        doses: At least one dose.
+        topology: ``hub``, ``circulation`` or another.
+        body_weight_kg: Body weight, kg, in (0, 300], which the reference man is scaled to; None with ``body``.
+        doses: At least one dose; one by mouth needs the drug's ``ka_1_h``.
         time_h: Times wanted, h, ``(T,)``, >= 0 and increasing.
         matrix: What the blood row means, one of ``BLOOD_MATRICES``.
+        body: The person, instead of the scaled reference man: volumes and flows, and where it states them its
+            haematocrit (B:P that is not measured) and GFR (renal clearance that is not given).
         curve_id: Name of the curve; the drug's when not given.
         compound_id: Name that splits keep together; the drug's when not given.
         kp_method: A key of ``pk.partition.KP_METHODS``.
@@ -183,34 +160,38 @@ def curve_table_for(
     Returns:
         One row, concentrations NaN, ``loq_mg_l`` 1e-5 x total dose / blood volume. Raises InputError for bad input.
     """
-    if not doses:
-        raise InputError("doses", "are missing: there is not one", allowed=">= 1")
+    dosing = _dose_columns(drug, doses)
     check_blood_matrix(matrix)
-    body = reference_body(topology, body_weight_kg)
+    person = _the_body(topology, body_weight_kg, body)
     time = _check_times(time_h)
-    kp = partition_parameters(drug, topology, kp_method)[None]
-    elimination = elimination_parameters(drug, topology, body)[None]
-    fup, bp = np.asarray([drug.fup]), np.asarray([drug.bp_ratio_or_default])
-    dose = np.asarray([[d.time_h, d.amount_mg, d.duration_h] for d in doses], dtype=np.float64)
+    haematocrit = haematocrit_of(person)
+    kp = partition_parameters(drug, topology, kp_method, haematocrit)[None]
+    elimination = elimination_parameters(drug, topology, person)[None]
+    vmax, km = (a[None] for a in saturable_parameters(drug, topology, person))
+    ps = permeability_parameters(drug, topology)[None]
+    fup, bp = np.asarray([drug.fup]), np.asarray([drug.bp_ratio_for(haematocrit)])
+    weight = person.body_weight_kg if body_weight_kg is None else body_weight_kg
     shape = (1, len(ORGANS), len(time))
     return CurveTable(
         topology=topology,
         curve_id=np.asarray([curve_id or drug.name]),
         compound_id=np.asarray([compound_id or drug.name]),
-        group_id=parameter_group(kp, elimination, fup, bp),
-        body_weight_kg=np.asarray([float(body_weight_kg)]),
-        volume_l=body.volume_l[None].copy(),
-        flow_l_h=body.flow_l_h[None].copy(),
+        group_id=parameter_group(kp, elimination, fup, bp, ps, vmax, km),
+        body_weight_kg=np.asarray([float(weight)]),
+        volume_l=person.volume_l[None].copy(),
+        flow_l_h=person.flow_l_h[None].copy(),
         kp=kp,
         elimination_l_h=elimination,
         fup=fup,
         bp_ratio=bp,
-        dose_time_h=dose[None, :, 0],
-        dose_mg=dose[None, :, 1],
-        dose_duration_h=dose[None, :, 2],
         time_h=time[None].copy(),
         conc_mg_l=np.full(shape, np.nan),
         censored=np.zeros(shape, dtype=bool),
-        loq_mg_l=LOQ_FRACTION * dose[None, :, 1].sum(1) / body.volume_l[ORGAN_INDEX["blood"]],
+        loq_mg_l=LOQ_FRACTION * dosing["dose_mg"].sum(1) / person.volume_l[ORGAN_INDEX["blood"]],
         matrix=np.asarray([matrix]),
+        ps_l_h=ps,
+        vmax_mg_h=vmax,
+        km_u_mg_l=km,
+        **dosing,
+        **_descriptor_columns(drug),
     ).validate()

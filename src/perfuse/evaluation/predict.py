@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from perfuse.data.drug_file import Regimen, read_drug_file
 from perfuse.data.importers.drug_csv import read_drug_dose_csv
 from perfuse.data.inputs import Dose, curve_table_for
 from perfuse.data.table import CurveTable
@@ -18,8 +19,6 @@ from perfuse.evaluation.evaluate import model_predictor
 from perfuse.evaluation.files import write_atomic
 from perfuse.evaluation.runs import open_run
 from perfuse.evaluation.training_range import training_range
-from perfuse.files import read_toml
-from perfuse.pk.drug import Drug, number
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology
 from perfuse.training.precision import check_device
@@ -29,17 +28,6 @@ _T = TypeVar("_T", float, str)
 DEFAULT_TIME_H = np.linspace(0.0, 24.0, 100)
 _BODY_WEIGHT_KG = 70.0
 _OUT_SUFFIXES = (".parquet", ".csv")
-_REGIMEN_KEYS = ("dose", "dose_mg", "duration_h", "body_weight_kg", "matrix")
-_DOSE_KEYS = ("amount_mg", "time_h", "duration_h", "route")
-
-
-@dataclass(frozen=True)
-class Regimen:
-    """What goes with a drug: doses, body weight, matrix of the blood row. None: not said."""
-
-    doses: tuple[Dose, ...] = ()
-    body_weight_kg: float | None = None
-    matrix: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ def predict_file(
 
     Args:
         run: Run or checkpoint folder.
-        input_path: Drug ``.toml`` (see ``read_drug_toml``) or ``.csv`` of drugs x doses.
+        input_path: Drug ``.toml`` (see ``data.drug_file``) or ``.csv`` of drugs x doses.
         out: New ``.parquet`` or ``.csv`` file, written whole or not at all.
         time_h: Times, h; by default 100 from 0 to 24 h.
         dose_mg, duration_h: One dose at time 0, instead of those in the TOML file.
@@ -143,7 +131,7 @@ def _first_said(given: _T | None, in_file: _T | None, default: _T) -> _T:
 def _read_input(path: Path, topology: Topology, time: np.ndarray, given: Regimen) -> CurveTable:
     suffix = path.suffix.lower()
     if suffix == ".toml":
-        drug, regimen = read_drug_toml(path)
+        drug, regimen = read_drug_file(path, given.body_weight_kg)
         doses = given.doses or regimen.doses
         if not doses:
             raise InputError(
@@ -159,58 +147,6 @@ def _read_input(path: Path, topology: Topology, time: np.ndarray, given: Regimen
             )  # fmt: skip
         return read_drug_dose_csv(path, topology, time)
     raise InputError("INPUT", "is of an unknown kind", value=str(path), allowed=".toml (a drug), .csv (drugs x doses)")
-
-
-def read_drug_toml(path: Path) -> tuple[Drug, Regimen]:
-    """A drug and, if the file says so, its regimen.
-
-    Besides the keys of ``pk.drug.Drug`` the file may hold ``dose_mg`` and ``duration_h`` (one dose at time 0), or
-    tables ``[[dose]]`` with ``amount_mg``, ``time_h``, ``duration_h``, ``route``; and ``body_weight_kg``, ``matrix``.
-
-    Raises:
-        InputError: in one line, for a file, key or value that cannot be used.
-    """
-    where = str(path)
-    data = read_toml(path, "INPUT")
-    extra = {key: data.pop(key) for key in _REGIMEN_KEYS if key in data}
-    drug = Drug.from_mapping(data, where=where)
-    try:
-        weight = number("body_weight_kg", extra["body_weight_kg"]) if "body_weight_kg" in extra else None
-        matrix = extra.get("matrix")
-        if matrix is not None and not isinstance(matrix, str):
-            raise InputError("matrix", "is no text", value=matrix)
-        return drug, Regimen(_doses(extra), weight, matrix)
-    except InputError as error:
-        raise InputError(str(error), "", where=where) from None
-
-
-def _doses(extra: Mapping[str, object]) -> tuple[Dose, ...]:
-    listed = extra.get("dose")
-    if "dose_mg" in extra:
-        if listed is not None:
-            raise InputError("dose_mg and [[dose]]", "say the same thing twice", hint="give one of them")
-        return _single_dose(number("dose_mg", extra["dose_mg"]), number("duration_h", extra.get("duration_h", 0.0)))
-    if "duration_h" in extra:
-        raise InputError("duration_h", "needs a dose", hint="give dose_mg too")
-    if listed is None:
-        return ()
-    if not isinstance(listed, list) or not all(isinstance(d, dict) for d in listed) or not listed:
-        raise InputError("dose", "is no list of tables", value=listed, hint="write [[dose]] before each dose")
-    out = []
-    for i, dose in enumerate(listed, 1):
-        for key in dose:
-            if key not in _DOSE_KEYS:
-                raise InputError(f"dose {i}: {key}", "is no known key", allowed=", ".join(_DOSE_KEYS))
-        if "amount_mg" not in dose:
-            raise InputError(f"dose {i}: amount_mg", "is missing")
-        route = dose.get("route", "")
-        if not isinstance(route, str):
-            raise InputError(f"dose {i}: route", "is no text", value=route)
-        time, amount, duration = (
-            number(f"dose {i}: {key}", dose.get(key, 0.0)) for key in ("time_h", "amount_mg", "duration_h")
-        )
-        out.append(Dose(time, amount, duration, route))
-    return tuple(out)
 
 
 def _encode(table: CurveTable, conc: np.ndarray, outside: list[str] | None, suffix: str) -> bytes:

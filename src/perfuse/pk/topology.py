@@ -248,6 +248,7 @@ def circulation(permeability_limited: Sequence[str] = (), name: str = "circulati
         perfused = f"{organ}_vascular" if organ in limited else organ
         add("arterial", perfused, **inflow)
         add(perfused, "liver" if organ in PORTAL_ORGANS else "venous", **{organ: 1.0})
+    kidney_inflow = edges.index((index["arterial"], index["kidney_vascular" if "kidney" in limited else "kidney"]))
     flow_map = np.zeros((len(ORGANS), len(edges)))
     for e, flow in enumerate(columns):
         for organ, factor in flow.items():
@@ -259,7 +260,7 @@ def circulation(permeability_limited: Sequence[str] = (), name: str = "circulati
         edges=tuple(edges),
         eliminations=(
             Elimination("clint_l_h", index["liver"]),
-            Elimination("cl_renal_l_h", index["arterial"], edges.index((index["arterial"], index["kidney"])), "inflow"),
+            Elimination("cl_renal_l_h", index["arterial"], kidney_inflow, "inflow"),
         ),
         dose_node=index["venous"],
         volume_map=_circulation_volumes(nodes, limited),

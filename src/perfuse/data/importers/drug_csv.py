@@ -11,17 +11,19 @@ from perfuse.data.inputs import DEFAULT_KP_METHOD, Dose, curve_table_for
 from perfuse.data.stacking import stack_tables
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
-from perfuse.pk.drug import HEPATIC_FIELDS, Drug, located
+from perfuse.pk.drug import OPTIONAL_NUMBERS, Drug, located
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology
 
 REQUIRED_COLUMNS = ("name", "mw_g_mol", "logp", "fup", "dose_mg")
-_OPTIONAL_NUMBERS = ("bp_ratio", *HEPATIC_FIELDS, "cl_renal_l_h")
 _LISTS = ("pka_acid", "pka_base")
 _KP_COLUMNS = tuple(f"kp_{organ}" for organ in ORGANS[1:])
+_PS_COLUMNS = tuple(f"ps_l_h_{organ}" for organ in ORGANS[1:])
+_PATHWAY = ("vmax_mg_h", "km_u_mg_l")
 _DOSE_COLUMNS = ("dose_mg", "dose_time_h", "duration_h", "route")
 COLUMNS = (
-    *REQUIRED_COLUMNS, *_LISTS, *_OPTIONAL_NUMBERS, *_KP_COLUMNS, *_DOSE_COLUMNS[1:],
+    *REQUIRED_COLUMNS, *_LISTS, *OPTIONAL_NUMBERS, "liver_model", *_PATHWAY, *_KP_COLUMNS, *_PS_COLUMNS,
+    *_DOSE_COLUMNS[1:],
     "body_weight_kg", "matrix", "curve_id",
 )  # fmt: skip
 _REFERENCE_BODY_WEIGHT_KG = 70.0
@@ -38,8 +40,14 @@ def _drug(row: TextRow) -> Drug:
     data: dict[str, object] = {"name": row.text("name")}
     data |= {column: _required_number(row, column) for column in ("mw_g_mol", "logp", "fup")}
     data |= {column: row.numbers(column) for column in _LISTS}
-    data |= {column: value for column in _OPTIONAL_NUMBERS if (value := row.number(column)) is not None}
+    data |= {column: value for column in OPTIONAL_NUMBERS if (value := row.number(column)) is not None}
+    if row.text("liver_model"):
+        data["liver_model"] = row.text("liver_model")
     data["kp"] = {c.removeprefix("kp_"): value for c in _KP_COLUMNS if (value := row.number(c)) is not None}
+    data["ps_l_h"] = {c.removeprefix("ps_l_h_"): value for c in _PS_COLUMNS if (value := row.number(c)) is not None}
+    pathway = {column: value for column in _PATHWAY if (value := row.number(column)) is not None}
+    if pathway:
+        data["saturable"] = [{"name": "saturable", **pathway}]
     return Drug.from_mapping(data, where=row.where)
 
 
@@ -72,10 +80,12 @@ def read_drug_dose_csv(
     """Curves to predict from a CSV of drugs x doses.
 
     Columns: ``name, mw_g_mol, logp, fup, dose_mg`` and, where known, ``pka_acid, pka_base`` (``6.8; 8.2``),
-    ``bp_ratio``, one of ``clint_ul_min_million_cells, clint_l_h, cl_hepatic_l_h, cl_total_l_h``, ``cl_renal_l_h``,
-    ``kp_<organ>``, ``dose_time_h`` (0), ``duration_h`` (0, a bolus), ``route``, ``body_weight_kg`` (70), ``matrix``
-    (plasma) and ``curve_id`` (the name). Rows with the same curve_id are doses of one curve. Meanings, units and
-    ranges are those of ``pk.drug.Drug`` and ``data.inputs.Dose``.
+    ``bp_ratio``, one of ``clint_ul_min_million_cells, clint_ul_min_mg, clint_l_h, cl_hepatic_l_h, cl_total_l_h``, and
+    the other numbers of ``pk.drug.Drug`` (``cl_renal_l_h``, ``fu_inc``, ``ka_1_h``, ``lag_h``, ``fa``, ``fg`` ...),
+    ``liver_model``, one saturable pathway ``vmax_mg_h, km_u_mg_l`` (a drug TOML takes more), ``kp_<organ>``,
+    ``ps_l_h_<organ>``, ``dose_time_h`` (0), ``duration_h`` (0), ``route`` (intravenous), ``body_weight_kg`` (70),
+    ``matrix`` (plasma) and ``curve_id`` (the name). Rows with the same curve_id are doses of one curve. Meanings,
+    units and ranges are those of ``pk.drug.Drug`` and ``data.inputs.Dose``.
 
     Args:
         path: The CSV file.
@@ -85,7 +95,7 @@ def read_drug_dose_csv(
 
     Raises:
         InputError: one line naming file, line, column and value: a missing or unknown column, text where a number
-            belongs, a value out of range, a drug that differs between its doses, an oral dose.
+            belongs, a value out of range, a drug that differs between its doses, an oral dose without ``ka_1_h``.
     """
     header, rows = read_rows(path, REQUIRED_COLUMNS)
     for column in header:
