@@ -1,4 +1,4 @@
-"""Virtual adults: organ volumes and flows that vary around the reference and still add up.
+"""Virtual people: organ volumes and flows that vary around a reference and still add up.
 
 Axis legend: C people, O the 14 reported organs.
 """
@@ -6,9 +6,12 @@ Axis legend: C people, O the 14 reported organs.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from perfuse.errors import InputError
+from perfuse.pk.growth import SEXES, check_age_and_sex, reference_bodies
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, PORTAL_ORGANS, Physiology, check_flow_balance, human_reference
 
 BODY_WEIGHT_RANGE_KG = (40.0, 120.0)
@@ -31,23 +34,168 @@ def sample_adults(
         ``(C,)`` kg, ``(C, O)`` L, ``(C, O)`` L/h.
     """
     reference = reference or human_reference(70.0)
-    sd = math.sqrt(math.log1p(ORGAN_CV**2))
     body_weight_kg = random.uniform(*BODY_WEIGHT_RANGE_KG, n)
     relative = (body_weight_kg / reference.body_weight_kg)[:, None]
-
-    volume = reference.volume_l * np.exp(sd * random.standard_normal((n, len(ORGANS))))
-    volume *= reference.volume_l.sum() / volume.sum(1, keepdims=True)
-
-    liver, lung, blood = (ORGAN_INDEX[o] for o in ("liver", "lung", "blood"))
-    portal = [ORGAN_INDEX[o] for o in PORTAL_ORGANS]
-    outflow = reference.flow_l_h.copy()
-    outflow[liver] -= outflow[portal].sum()  # the hepatic artery
-    outflow[[lung, blood]] = 0
-    flow = outflow * np.exp(sd * random.standard_normal((n, len(ORGANS))))
-    flow *= reference.cardiac_output_l_h / flow.sum(1, keepdims=True)
-    flow[:, liver] += flow[:, portal].sum(1)
-    flow[:, [lung, blood]] = reference.cardiac_output_l_h
-
+    vary = lambda: np.exp(log_sd(ORGAN_CV) * random.standard_normal((n, len(ORGANS))))  # noqa: E731
+    volume = vary_volumes(np.tile(reference.volume_l, (n, 1)), vary())
+    flow = vary_flows(np.tile(reference.flow_l_h, (n, 1)), vary())
     volume_l, flow_l_h = volume * relative, flow * relative**0.75
     check_flow_balance(flow_l_h)
     return body_weight_kg, volume_l, flow_l_h
+
+
+def log_sd(cv: float) -> float:
+    """Standard deviation of the logarithm of a log-normal quantity with a coefficient of variation."""
+    return math.sqrt(math.log1p(cv**2))
+
+
+def vary_volumes(volume_l: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Volumes ``(C, O)`` times factors ``(C, O)``, renormalised to each body's sum."""
+    volume = volume_l * factor
+    return volume * (volume_l.sum(1, keepdims=True) / volume.sum(1, keepdims=True))
+
+
+def vary_flows(flow_l_h: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Systemic outflows ``(C, O)`` times factors, renormalised to cardiac output; the liver's factor is its
+    artery's.
+    """
+    liver, lung, blood = (ORGAN_INDEX[o] for o in ("liver", "lung", "blood"))
+    portal = [ORGAN_INDEX[o] for o in PORTAL_ORGANS]
+    output = flow_l_h[:, [lung]]
+    outflow = flow_l_h.copy()
+    outflow[:, liver] -= outflow[:, portal].sum(1)  # the hepatic artery
+    outflow[:, [lung, blood]] = 0
+    flow = outflow * factor
+    flow *= output / flow.sum(1, keepdims=True)
+    flow[:, liver] += flow[:, portal].sum(1)
+    flow[:, [lung, blood]] = output
+    return flow
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """People, one row each.
+
+    Attributes:
+        sex: ``(C,)`` "male" or "female".
+        age_year, body_weight_kg, height_cm, haematocrit, gfr_l_h: ``(C,)``.
+        volume_l, flow_l_h: ``(C, O)``, as in ``Physiology``.
+    """
+
+    sex: np.ndarray
+    age_year: np.ndarray
+    body_weight_kg: np.ndarray
+    height_cm: np.ndarray
+    haematocrit: np.ndarray
+    gfr_l_h: np.ndarray
+    volume_l: np.ndarray
+    flow_l_h: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.age_year)
+
+    def person(self, row: int) -> Physiology:
+        """One of them."""
+        return Physiology(
+            f"person {row}", float(self.body_weight_kg[row]), self.volume_l[row], self.flow_l_h[row],
+            sex=str(self.sex[row]), age_year=float(self.age_year[row]), height_cm=float(self.height_cm[row]),
+            haematocrit=float(self.haematocrit[row]), gfr_l_h=float(self.gfr_l_h[row]),
+        )  # fmt: skip
+
+
+OWN_FLOW_CORRELATION = 0.5
+"""Correlation of the logs of an organ's volume and its flow, everything else independent: an assumption (a large organ
+takes more blood), to be replaced by a measured matrix where there is one."""
+
+
+def default_correlation() -> np.ndarray:
+    """``(2 O, 2 O)`` correlation of log volumes then log flows."""
+    matrix = np.eye(2 * len(ORGANS))
+    own = np.arange(len(ORGANS))
+    matrix[own, own + len(ORGANS)] = matrix[own + len(ORGANS), own] = OWN_FLOW_CORRELATION
+    return matrix
+
+
+def _check_request(n: int, age_range_year: tuple[float, float], share_female: float, cvs: dict[str, float]) -> None:
+    if n < 1:
+        raise InputError("n", value=n, unit="people", allowed=">= 1")
+    if not 0 <= share_female <= 1:
+        raise InputError("share_female", value=float(share_female), allowed="[0, 1]")
+    if not age_range_year[0] <= age_range_year[1]:
+        raise InputError("age_range_year", value=age_range_year, unit="years", allowed="youngest <= oldest")
+    for age in age_range_year:
+        check_age_and_sex(age, "male")
+    for name, cv in cvs.items():
+        if not 0 <= cv <= 2:
+            raise InputError(name, value=float(cv), allowed="[0, 2]")
+
+
+def _factors(random: np.random.Generator, n: int, cv: tuple[float, float], correlation: np.ndarray) -> np.ndarray:
+    """Correlated log-normal factors of median 1, ``(C, 2 O)``."""
+    size = 2 * len(ORGANS)
+    if correlation.shape != (size, size) or not np.allclose(correlation, correlation.T):
+        raise InputError("correlation", "is no symmetric matrix", value=correlation.shape, allowed=f"({size}, {size})")
+    values, vectors = np.linalg.eigh(correlation)
+    if values.min() < -1e-9 or not np.allclose(np.diag(correlation), 1):
+        raise InputError("correlation", "is no correlation matrix", value=float(values.min()),
+                         allowed="ones on the diagonal, no negative eigenvalue")  # fmt: skip
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    sd = np.repeat([log_sd(cv[0]), log_sd(cv[1])], len(ORGANS))
+    return np.exp(random.standard_normal((n, size)) @ root.T * sd)
+
+
+def sample_population(
+    random: np.random.Generator,
+    n: int,
+    *,
+    age_range_year: tuple[float, float] = (20.0, 50.0),
+    share_female: float = 0.5,
+    weight_cv: float = 0.15,
+    volume_cv: float = ORGAN_CV,
+    flow_cv: float = ORGAN_CV,
+    output_cv: float = 0.1,
+    correlation: np.ndarray | None = None,
+) -> Population:
+    """People around ICRP 89's reference persons (``growth``): age, sex, weight, then organs.
+
+    Ages are uniform. Body weight is log-normal around the reference of that age and sex, and the body is scaled to it
+    (volumes in proportion, flows and GFR by the power 3/4). Organ volumes and outflows get correlated log-normal
+    factors and are renormalised: volumes sum to body weight (1 kg/L), flows to a cardiac output that varies
+    log-normally itself.
+
+    Args:
+        random: Generator; equal seeds give equal people.
+        n: How many.
+        age_range_year: Youngest and oldest, within 2-100.
+        share_female: Probability of a woman.
+        weight_cv, volume_cv, flow_cv, output_cv: Coefficients of variation; 0 switches that variation off.
+        correlation: ``(2 O, 2 O)`` of log volumes then log flows; None is ``default_correlation``.
+
+    Raises:
+        InputError: naming the argument, its value and the allowed range.
+    """
+    cvs = {"weight_cv": weight_cv, "volume_cv": volume_cv, "flow_cv": flow_cv, "output_cv": output_cv}
+    _check_request(n, age_range_year, share_female, cvs)
+    female = random.random(n) < share_female
+    age = random.uniform(*age_range_year, n)
+    weight_factor = np.exp(log_sd(weight_cv) * random.standard_normal(n))
+    output_factor = np.exp(log_sd(output_cv) * random.standard_normal(n))
+    factors = _factors(random, n, (volume_cv, flow_cv), default_correlation() if correlation is None else correlation)
+    columns: dict[str, np.ndarray] = {}
+    for sex, of_sex in zip(SEXES, (~female, female), strict=True):
+        if of_sex.any():
+            for name, values in vars(reference_bodies(age[of_sex], sex)).items():
+                columns.setdefault(name, np.empty((n, *values.shape[1:])))[of_sex] = values
+    volume = vary_volumes(columns["volume_l"], factors[:, : len(ORGANS)]) * weight_factor[:, None]
+    flow = vary_flows(columns["flow_l_h"], factors[:, len(ORGANS) :]) * (weight_factor**0.75 * output_factor)[:, None]
+    check_flow_balance(flow)
+    return Population(
+        sex=np.where(female, "female", "male"),
+        age_year=age,
+        body_weight_kg=columns["body_weight_kg"] * weight_factor,
+        height_cm=columns["height_cm"],
+        haematocrit=columns["haematocrit"],
+        gfr_l_h=columns["gfr_l_h"] * weight_factor**0.75,
+        volume_l=volume,
+        flow_l_h=flow,
+    )

@@ -18,6 +18,7 @@ from perfuse.data.tasks import bodies_and_drugs as drawn
 from perfuse.data.tasks import regimens
 from perfuse.data.tasks.bodies_and_drugs import Columns
 from perfuse.data.tasks.descriptors import draw_descriptors, hide_derived
+from perfuse.data.tasks.shift import draw_children, draw_rats
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS
 from perfuse.pk.topology import get_topology
 
@@ -69,6 +70,18 @@ def _t4(random: np.random.Generator, n: int) -> Columns:
     return drawn.make_saturable(random, columns, columns["dose_mg"][:, 0])
 
 
+def _t5_children(random: np.random.Generator, n: int) -> Columns:
+    people = draw_children(random, n)
+    dose_mg = random.uniform(*regimens.DOSE_RANGE_MG, n) * people["body_weight_kg"] / 70.0
+    return regimens.single_bolus(dose_mg) | people | drawn.draw_drugs(random, people)
+
+
+def _t5_rat(random: np.random.Generator, n: int) -> Columns:
+    rats = draw_rats(random, n)
+    dose_mg = random.uniform(*regimens.DOSE_RANGE_MG, n) * rats["body_weight_kg"] / 70.0
+    return regimens.single_bolus(dose_mg) | rats | drawn.draw_drugs(random, rats)
+
+
 def _t5_wide(random: np.random.Generator, n: int) -> Columns:
     dose_mg = random.uniform(*regimens.DOSE_RANGE_MG, n)
     people = drawn.draw_people(random, n)
@@ -117,6 +130,8 @@ TASKS: dict[str, Task] = {
              _DRUGS | _REGIMENS),
         Task("T4", 4, "circulation", _t4, "saturable hepatic metabolism", _DRUGS | _SATURABLE),
         Task("T5", 5, "circulation", _t2, "adults to train on, for the three shifted test sets", _DRUGS),
+        Task("T5-children", 51, "circulation", _t5_children, "children of 2-18 years", _DRUGS),
+        Task("T5-rat", 52, "circulation", _t5_rat, "rats", _DRUGS),
         Task("T5-wide", 53, "circulation", _t5_wide, "Kp and clearances twice as wide (in the log) as in training",
              _DRUGS | {"widen": 2.0}),
         Task("T6", 6, "circulation", _t2, "T2 with few curves to train on (80)", _DRUGS),
