@@ -110,7 +110,7 @@ class Topology:
     @cached_property
     def edge_index(self) -> np.ndarray:
         """``(2, E)`` int64."""
-        return np.asarray(self.edges, dtype=np.int64).T.copy()
+        return np.asarray(self.edges, dtype=np.int64).reshape(-1, 2).T.copy()
 
     @property
     def n_exchanges(self) -> int:

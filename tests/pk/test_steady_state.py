@@ -1,0 +1,155 @@
+"""Steady state directly: closed forms, many simulated intervals, and what has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from perfuse.errors import InputError
+from perfuse.pk.mechanistic import organ_concentrations, solve
+from perfuse.pk.physiology import ORGANS, hub_reference, human_reference
+from perfuse.pk.regimen import DoseCourse, dose_events
+from perfuse.pk.steady_state import steady_state
+from perfuse.pk.system import SystemParameters
+from perfuse.pk.topology import Elimination, Topology, get_topology
+
+
+def row(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def make_system(name: str = "circulation", clearance: float = 20.0) -> SystemParameters:
+    topology = get_topology(name)
+    person = hub_reference() if name == "hub" else human_reference(70)
+    kp = np.where(topology.is_blood, 1.0, np.linspace(0.5, 4, topology.n_nodes))
+    return SystemParameters(
+        topology, row(*(person.volume_l @ topology.volume_map)), row(*kp), row(*(person.flow_l_h @ topology.flow_map)),
+        row(clearance, 3.0), torch.tensor([0.4]).double(), torch.tensor([0.9]).double(),
+    )  # fmt: skip
+
+
+MIXED = [
+    DoseCourse(100.0), DoseCourse(50.0, "iv_infusion", time_h=3.0, duration_h=2.0),
+    DoseCourse(80.0, "oral", time_h=6.0), DoseCourse(30.0, "iv_infusion", time_h=11.0, duration_h=4.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["hub", "circulation"])
+def test_equals_simulating_many_intervals(name: str) -> None:
+    """The last infusion runs past the end of the interval."""
+    system, tau, n = make_system(name), 12.0, 60
+    times = row(0.5, 3.0, 4.7, 6.1, 9.0, 11.5, 12.0)
+    absorption = {"ka_1_h": [0.9], "lag_h": [0.25], "f_abs": [0.7]}
+    direct = steady_state(system, dose_events([MIXED], **absorption), tau, times)
+    repeated = [replace(c, interval_h=tau, n_doses=n) for c in MIXED]
+    simulated = solve(system, dose_events([repeated], **absorption), times + (n - 1) * tau)
+    torch.testing.assert_close(direct, simulated, rtol=1e-9, atol=0)
+    assert (direct > 0).all()
+
+
+def test_accumulation_is_the_closed_form_of_one_compartment() -> None:
+    """R = 1 / (1 - exp(-k tau)): Rowland M, Tozer TN. Clinical Pharmacokinetics and Pharmacodynamics, 4th ed., 2011."""
+    one = Topology(
+        "one", ("blood",), (True,), (), (Elimination("cl_l_h", 0, kind="blood_clearance"),), 0, np.eye(1), np.zeros((1, 0)),
+        organs=("blood",), organ_node=np.zeros(1, dtype=int), kp_is_blood=True, absorption_node=0,
+    )  # fmt: skip
+    k, tau, times = 6.0 / 40.0, 8.0, row(1.0, 5.0, 8.0)
+    ones = torch.ones(1).double()
+    system = SystemParameters(one, row(40.0), row(1.0), torch.empty(1, 0).double(), row(6.0), ones, ones)
+    doses = dose_events([[DoseCourse(100.0)]])
+    single, steady = solve(system, doses, times), steady_state(system, doses, tau, times)
+    torch.testing.assert_close(single[0, 0], 100 * torch.exp(-k * times[0]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(steady / single, torch.full_like(single, 1 / (1 - np.exp(-k * tau))), rtol=1e-11, atol=0)
+
+
+def test_constant_infusion_is_rate_over_clearance() -> None:
+    system = make_system("hub")
+    doses = dose_events([[DoseCourse(48.0, "iv_infusion", duration_h=24.0)]])
+    conc = organ_concentrations(system, steady_state(system, doses, 24.0, row(0.0, 7.0, 24.0)))
+    expected = 2.0 / float(system.elimination_l_h.sum())
+    torch.testing.assert_close(conc[0, 0], torch.full((3,), expected).double(), rtol=1e-8, atol=0)
+    torch.testing.assert_close(conc[0, :, 1], expected * system.kp[0], rtol=1e-8, atol=0)
+
+
+def test_auc_over_the_interval_is_dose_over_clearance() -> None:
+    system = make_system("hub")
+    grid = torch.linspace(0, 12, 4001, dtype=torch.float64)
+    conc = organ_concentrations(
+        system, steady_state(system, dose_events([[DoseCourse(100.0, "oral", time_h=2.0)]], [1.1]), 12.0, grid[None])
+    )
+    auc = torch.trapezoid(conc[0, ORGANS.index("liver")] / system.kp[0, ORGANS.index("liver")], grid)
+    assert float(auc) == pytest.approx(100 / float(system.elimination_l_h.sum()), rel=1e-5)
+
+
+def test_saturable_steady_state_lies_between_its_linear_limits() -> None:
+    system = make_system()
+    saturable = replace(system, elimination_l_h=row(0.0, 3.0), vmax_mg_h=row(12.0), km_u_mg_l=row(0.6))
+    doses, tau, times = dose_events([[DoseCourse(60.0)]]), 12.0, row(0.5, 6.0, 12.0)
+    ours = steady_state(saturable, doses, tau, times)
+    fast = steady_state(replace(system, elimination_l_h=row(20.0, 3.0)), doses, tau, times)
+    none = steady_state(replace(system, elimination_l_h=row(0.0, 3.0)), doses, tau, times)
+    assert (ours > fast).all()
+    assert (ours < none).all()
+    again = solve(saturable, dose_events([[DoseCourse(60.0, interval_h=tau, n_doses=60)]]), times + 59 * tau)
+    torch.testing.assert_close(ours, again, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "course", "message"),
+    [
+        ({}, DoseCourse(1.0, time_h=12.0), "does not lie in the dosing interval"),
+        ({}, DoseCourse(1.0, "iv_infusion", duration_h=13.0), "dose duration_h"),
+        ({"elimination_l_h": row(0.0, 0.0)}, DoseCourse(1.0), "never reach a steady state"),
+        (
+            {"elimination_l_h": row(0.0, 0.0), "vmax_mg_h": row(4.0), "km_u_mg_l": row(1.0)},
+            DoseCourse(60.0),
+            "more than saturable",
+        ),
+    ],
+)
+def test_what_has_no_steady_state_is_refused(change: dict, course: DoseCourse, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        steady_state(replace(make_system(), **change), dose_events([[course]]), 12.0, row(1.0))
+
+
+def test_times_and_interval_are_checked() -> None:
+    doses = dose_events([[DoseCourse(1.0)]])
+    with pytest.raises(InputError, match="tau_h"):
+        steady_state(make_system(), doses, 0.0, row(0.0))
+    with pytest.raises(InputError, match="time_h lies outside"):
+        steady_state(make_system(), doses, 12.0, row(13.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"amount_mg": 0.0}, "dose amount_mg"), ({"amount_mg": float("inf")}, "dose amount_mg"),
+        ({"route": "nasal"}, "route"),
+        ({"time_h": -1.0}, "dose time_h"), ({"duration_h": 1.0}, "contradicts"), ({"route": "iv_infusion"}, "contradicts"),
+        ({"n_doses": 0}, "n_doses"), ({"n_doses": 2}, "interval_h is missing"), ({"n_doses": True}, "n_doses"),
+        ({"n_doses": 2, "interval_h": 0.0}, "interval_h"),
+    ],
+)  # fmt: skip
+def test_bad_courses_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DoseCourse(**{"amount_mg": 10.0, **arguments})
+
+
+def test_courses_become_ordered_events() -> None:
+    events = dose_events(
+        [
+            [DoseCourse(5.0, time_h=2.0, interval_h=3.0, n_doses=3), DoseCourse(7.0, "oral", time_h=4.0)],
+            [DoseCourse(9.0)],
+        ],
+        ka_1_h=[1.0, 1.0],
+    )
+    assert events.time_h.tolist() == [[2, 4, 5, 8], [0, 0, 0, 0]]
+    assert events.amount_mg.tolist() == [[5, 7, 5, 5], [9, 0, 0, 0]]
+    assert events.route.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
+    with pytest.raises(InputError, match="ka_1_h is missing"):
+        dose_events([[DoseCourse(5.0, "oral")]])
+    with pytest.raises(InputError, match="doses are missing"):
+        dose_events([[]])
