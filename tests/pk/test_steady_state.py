@@ -51,10 +51,10 @@ def test_equals_simulating_many_intervals(name: str) -> None:
 
 
 def test_accumulation_is_the_closed_form_of_one_compartment() -> None:
-    """R = 1 / (1 - exp(-k tau)): Rowland M, Tozer TN. Clinical Pharmacokinetics and Pharmacodynamics, 4th ed., 2011."""
+    """R = 1 / (1 - exp(-k tau)), Rowland & Tozer, Clinical Pharmacokinetics and Pharmacodynamics, 2011."""
     one = Topology(
-        "one", ("blood",), (True,), (), (Elimination("cl_l_h", 0, kind="blood_clearance"),), 0, np.eye(1), np.zeros((1, 0)),
-        organs=("blood",), organ_node=np.zeros(1, dtype=int), kp_is_blood=True, absorption_node=0,
+        "one", ("blood",), (True,), (), (Elimination("cl_l_h", 0, kind="blood_clearance"),), 0, np.eye(1),
+        np.zeros((1, 0)), organs=("blood",), organ_node=np.zeros(1, dtype=int), kp_is_blood=True, absorption_node=0,
     )  # fmt: skip
     k, tau, times = 6.0 / 40.0, 8.0, row(1.0, 5.0, 8.0)
     ones = torch.ones(1).double()
@@ -70,7 +70,7 @@ def test_constant_infusion_is_rate_over_clearance() -> None:
     doses = dose_events([[DoseCourse(48.0, "iv_infusion", duration_h=24.0)]])
     conc = organ_concentrations(system, steady_state(system, doses, 24.0, row(0.0, 7.0, 24.0)))
     expected = 2.0 / float(system.elimination_l_h.sum())
-    torch.testing.assert_close(conc[0, 0], torch.full((3,), expected).double(), rtol=1e-8, atol=0)
+    torch.testing.assert_close(conc[0, 0], torch.full((3,), expected, dtype=torch.float64), rtol=1e-8, atol=0)
     torch.testing.assert_close(conc[0, :, 1], expected * system.kp[0], rtol=1e-8, atol=0)
 
 
