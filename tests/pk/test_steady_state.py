@@ -128,7 +128,8 @@ def test_times_and_interval_are_checked() -> None:
     [
         ({"amount_mg": 0.0}, "dose amount_mg"), ({"amount_mg": float("inf")}, "dose amount_mg"),
         ({"route": "nasal"}, "route"),
-        ({"time_h": -1.0}, "dose time_h"), ({"duration_h": 1.0}, "contradicts"), ({"route": "iv_infusion"}, "contradicts"),
+        ({"time_h": -1.0}, "dose time_h"), ({"duration_h": 1.0}, "contradicts"),
+        ({"route": "iv_infusion"}, "contradicts"),
         ({"n_doses": 0}, "n_doses"), ({"n_doses": 2}, "interval_h is missing"), ({"n_doses": True}, "n_doses"),
         ({"n_doses": 2, "interval_h": 0.0}, "interval_h"),
     ],
