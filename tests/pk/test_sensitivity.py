@@ -100,7 +100,7 @@ def test_sobol_and_morris_rank_what_matters() -> None:
     assert 0.3 < sobol["clint_l_h"]["st"] < 0.8
     assert sobol["fup"]["st"] == pytest.approx(sobol["clint_l_h"]["st"], abs=0.15)
     again = global_sensitivity(system, dose_events([[DoseCourse(1.0)]]), output, ranges, n=128)
-    assert again == sobol
+    assert all(again[name][key] == sobol[name][key] for name in ranges for key in ("s1", "st"))
     morris = global_sensitivity(system, dose_events([[DoseCourse(1.0)]]), output, ranges, "morris", n=20)
     assert morris["volume_l.muscle"]["mu_star"] < 1e-9 < morris["fup"]["mu_star"]
 

@@ -225,7 +225,7 @@ class Ladder:
         rungs = _halvings(column_sum, t_max_h, _VECTOR_RADIUS)
         self._step_h = t_max_h / 2**rungs
         power = _MatrixTaylor.apply(self._shifted * self._step_h) * torch.exp(-self._q * self._step_h)
-        self._powers = []
+        self._powers: list[Tensor] = []
         for j in range(rungs + 1):
             power = self._powers[-1] @ self._powers[-1] if j else power
             if growth is not None:

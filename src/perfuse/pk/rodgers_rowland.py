@@ -75,7 +75,7 @@ def tissue_kp(
     octanol = 10.0 ** logp[:, None]
     in_red_cells = (HAEMATOCRIT - 1 + bp_ratio[:, None]) / (HAEMATOCRIT * fup[:, None])
     free_in_cells = z / y * RED_CELL_WATER + _lipid(octanol, RED_CELL_NEUTRAL_LIPID, RED_CELL_PHOSPHOLIPID) / y
-    strong = (pka_base >= STRONG_BASE_PKA).any(1)[:, None]  # NaN compares as False
+    strong = (pka_base >= STRONG_BASE_PKA).any(1, keepdims=True)  # NaN compares as False
     cations = np.where(strong, z - 1, 1.0)  # none to divide by where there is no base
     affinity = np.maximum((in_red_cells - free_in_cells) * y / (RED_CELL_ACIDIC_PHOSPHOLIPID_MG_G * cations), 0)
     to_phospholipid = affinity * column("acidic_phospholipid_mg_g") * (x - 1) / y
@@ -106,7 +106,7 @@ def rodgers_rowland_kp(
 
 def kp_rodgers_rowland(drug: PartitionInputs) -> dict[str, float]:
     """Kp of every tissue of one drug (see the module)."""
-    pka = [np.asarray([values or (np.nan,)], dtype=np.float64) for values in (drug.pka_acid, drug.pka_base)]
-    one = [np.asarray([value]) for value in (drug.logp, drug.fup, drug.bp_ratio)]
-    kp = tissue_kp(one[0], *pka, one[1], one[2])[0]
+    acid, base = (np.asarray([values or (np.nan,)], dtype=np.float64) for values in (drug.pka_acid, drug.pka_base))
+    logp, fup, bp_ratio = (np.asarray([value]) for value in (drug.logp, drug.fup, drug.bp_ratio))
+    kp = tissue_kp(logp, acid, base, fup, bp_ratio)[0]
     return dict(zip(TISSUES, kp.tolist(), strict=True))

@@ -119,9 +119,9 @@ def _lumen_at(doses: DoseEvents, tau_h: float) -> Tensor:
 def _repeated(doses: DoseEvents, tau_h: float, intervals: int) -> DoseEvents:
     """The doses of one interval, given in that many."""
     shift = torch.arange(intervals, dtype=torch.float64) * tau_h
-    columns = [x.repeat(1, intervals) for x in (doses.amount_mg, doses.duration_h, doses.route)]
+    amount, duration, route = (x.repeat(1, intervals) for x in (doses.amount_mg, doses.duration_h, doses.route))
     start = (doses.time_h[:, None] + shift[None, :, None]).flatten(1)
-    return DoseEvents(start, *columns, doses.ka_1_h, doses.lag_h, doses.f_abs)
+    return DoseEvents(start, amount, duration, route, doses.ka_1_h, doses.lag_h, doses.f_abs)
 
 
 def _saturable_steady_state(system: SystemParameters, doses: DoseEvents, tau_h: float, time_h: Tensor) -> Tensor:
