@@ -39,6 +39,6 @@ def t1_table() -> CurveTable:
 @pytest.fixture(scope="session")
 def t1_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same 40 curves as a dataset folder with two shards."""
-    from perfuse.data.simulate import simulate_dataset
+    from perfuse.data.simulation import simulate_dataset
 
-    return simulate_dataset("T1", 40, 0, tmp_path_factory.mktemp("t1") / "data", shard_size=24)
+    return simulate_dataset("T1", 40, 0, tmp_path_factory.mktemp("t1") / "data", shard_size=24).path

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from perfuse import __version__
-from perfuse.cli_options import TrainOptions, WholeNumber, build_config, parse_times, simulation_options
+from perfuse.cli_options import (
+    TrainOptions,
+    WholeNumber,
+    build_config,
+    location,
+    parse_times,
+    simulation_options,
+)
 from perfuse.errors import InputError, PerfuseError
 
 if TYPE_CHECKING:
@@ -68,7 +75,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 
 @app.command
 def simulate(
-    out: Path,
+    out: str,
     /,
     *,
     n: WholeNumber = None,
@@ -76,33 +83,131 @@ def simulate(
     config: Path | None = None,
     seed: WholeNumber = None,
     shard_size: WholeNumber = None,
+    workers: WholeNumber = None,
+    ray: str | None = None,
+    max_failed: float | None = None,
     quiet: Annotated[bool, _Flag] = False,
 ) -> None:
-    """Simulate curves of the task suite by the mechanistic solver and write a dataset folder.
+    """Simulate curves of the task suite by the mechanistic solver; a run that was killed continues where it was.
 
     Args:
-        out: New folder for the dataset.
+        out: New folder for the dataset, or an fsspec URL.
         n: Number of curves.
-        task: T1: fixed body, hub. T2: bodies of 40-120 kg, circulation. T3: infusions, oral and repeated doses, irregular
-            times. T4: saturable metabolism. T5: adults; T5-children, T5-rat, T5-wide: test sets for it. T6: T2 for few
+        task: T1: fixed body, hub. T2: bodies of 40-120 kg, circulation. T3: infusions, oral and repeated doses,
+            irregular times. T4: saturable metabolism. T5: adults; T5-children, T5-rat, T5-wide: test sets for it. T6: T2 for few
             curves. T7: descriptors instead of Kp and clearances. (Default T1.)
-        config: TOML file with any of the keys n, task, seed, shard_size; flags win over it.
+        config: TOML file with any of the keys n, task, seed, shard_size, workers, ray, max_failed; flags win over it.
         seed: Seed; curve i of a seed is the same whatever N. (Default 0.)
         shard_size: Curves per shard. (Default 4096.)
+        workers: Processes on this machine; they change no byte. (Default 1.)
+        ray: Address of a Ray cluster, or "local" to start one here.
+        max_failed: Fraction of curves that may be unsolvable before the run fails. (Default 0.001.)
         quiet: No progress bar.
     """
-    from perfuse.data.simulate import simulate_dataset
+    from perfuse.data.simulation import simulate_dataset
+    from perfuse.progress import curves_progress
 
-    flags: dict[str, int | str | None] = {"n": n, "task": task, "seed": seed, "shard_size": shard_size}
+    flags: dict[str, int | float | str | None] = {
+        "n": n, "task": task, "seed": seed, "shard_size": shard_size, "workers": workers, "ray": ray,
+        "max_failed": max_failed,
+    }  # fmt: skip
     options = simulation_options(flags, config)
-    folder = simulate_dataset(options.task, options.n, options.seed, out, shard_size=options.shard_size)
+    with curves_progress(options.n, None if quiet else _console(stderr=True)) as progress:
+        report = simulate_dataset(
+            options.task, options.n, options.seed, location(out), options.shard_size, workers=options.workers,
+            ray=options.ray, max_failed=options.max_failed, progress=progress,
+        )  # fmt: skip
+    for failure in report.failures:
+        print(f"not solved: {failure['curve_id']}: {failure['reason']}", file=sys.stderr)
     if not quiet:
-        print(f"{options.n} curves of task {options.task}, seed {options.seed}: {folder}")
+        print(f"{report.n_curves} curves of task {options.task}, seed {options.seed}: {report.location}")
+        print("\n".join(report.lines()))
+
+
+@app.command
+def solve(
+    study: Path,
+    /,
+    *,
+    out: Path | None = None,
+    sbml: Annotated[bool, _Flag] = False,
+    quiet: Annotated[bool, _Flag] = False,
+) -> None:
+    """Solve a study (drug, people, regimen in one TOML file) with the mechanistic model.
+
+    Args:
+        study: Study .toml.
+        out: New folder for curves.csv, exposure.csv, parameters.csv and, for a population, intervals.csv.
+        sbml: Also write model.sbml of the first person (needs the extra "export").
+        quiet: Print nothing.
+    """
+    from perfuse.data.study import read_study
+    from perfuse.evaluation.solve import solve_study, summary_lines, write_solved
+
+    if sbml and out is None:
+        raise InputError("--sbml", "needs --out")
+    solved = solve_study(read_study(study))
+    files = write_solved(solved, out, sbml) if out else []
+    if not quiet:
+        print("\n".join([*summary_lines(solved), *(f"wrote {file}" for file in files)]))
+
+
+@app.command
+def nca(
+    source: Path,
+    /,
+    *,
+    out: Path,
+    organ: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    rules: Literal["pknca", "winnonlin"] = "pknca",
+    auc_method: Literal["linear", "lin-up/log-down", "lin-log"] | None = None,
+    blq: str | None = None,
+    min_adjusted_r2: float | None = None,
+    min_span_ratio: float | None = None,
+    max_extrapolated_fraction: float | None = None,
+    loq_mg_l: float | None = None,
+    tau_h: float | None = None,
+    dose_mg: float | None = None,
+    duration_h: float | None = None,
+    route: Literal["iv_bolus", "iv_infusion", "oral"] | None = None,
+    force: Annotated[bool, _Flag] = False,
+    quiet: Annotated[bool, _Flag] = False,
+) -> None:
+    """Exposure of curves by non-compartmental analysis: Cmax, AUC, half-life, CL, Vss, ...; one row a curve and organ.
+
+    Args:
+        source: Dataset folder, origin .npz, tidy table, measured human CSV, or the output of perfuse predict.
+        out: New .csv or .parquet file.
+        organ: Only this organ; may be repeated. (Default all.)
+        rules: Named set of rules.
+        auc_method: Trapezoids, instead of the set's.
+        blq: Rule for values below the limit: pknca, M1, M5, M6 or M7.
+        min_adjusted_r2: Least adjusted R2 of a terminal slope.
+        min_span_ratio: Least time span of a terminal slope, in half-lives.
+        max_extrapolated_fraction: Largest extrapolated share of AUC_inf.
+        loq_mg_l: Limit of quantification, mg/L, instead of the data's.
+        tau_h: Dosing interval, h, of the last dose of a curve with several.
+        dose_mg: Dose, mg (predictions only).
+        duration_h: Infusion duration, h (predictions only).
+        route: Route (predictions only).
+        force: Replace OUT if it exists.
+        quiet: Print nothing.
+    """
+    from perfuse.evaluation.nca_file import nca_file
+
+    report = nca_file(
+        source, out, organs=tuple(organ or ()), rules=rules, auc_method=auc_method, blq=blq,
+        min_adjusted_r2=min_adjusted_r2, min_span_ratio=min_span_ratio,
+        max_extrapolated_fraction=max_extrapolated_fraction, loq_mg_l=loq_mg_l, tau_h=tau_h, dose_mg=dose_mg,
+        duration_h=duration_h, route=route, force=force,
+    )  # fmt: skip
+    if not quiet:
+        print("\n".join(report.lines()))
 
 
 @app.command
 def train(
-    data: Path,
+    data: str,
     /,
     *,
     out: Path | None = None,
@@ -115,7 +220,7 @@ def train(
     """Train a model on a dataset folder, an origin .npz or a tidy table; flags override the TOML file.
 
     Args:
-        data: Dataset folder, origin .npz, or tidy .csv/.parquet.
+        data: Dataset folder or URL, origin .npz, or tidy .csv/.parquet.
         out: Folder of the run.
         config: TOML file with the run's configuration.
         resume: Continue from RUN/last, bit for bit on the CPU.
@@ -134,8 +239,8 @@ def train(
     from perfuse.training.run import train as run_training
 
     result = run_training(
-        open_source(data), chosen, out, resume=resume, validate=validation_gmfe,
-        console=None if quiet else _console(stderr=True), data_path=str(data.resolve()),
+        open_source(location(data)), chosen, out, resume=resume, validate=validation_gmfe,
+        console=None if quiet else _console(stderr=True), data_path=_absolute(data),
     )  # fmt: skip
     if not quiet:
         gmfe = result.validation.get("val_gmfe")
@@ -144,7 +249,13 @@ def train(
             f"{result.n_train} curves; best validation loss {result.best_val_loss:.4g} in epoch {result.best_epoch}"
             + (f", last validation GMFE {gmfe:.4f}" if gmfe else "")
         )
-        print(f"run: {out}\nnext: perfuse evaluate {shlex.quote(str(out))} {shlex.quote(str(data))}")
+        print(f"run: {out}\nnext: perfuse evaluate {shlex.quote(str(out))} {shlex.quote(data)}")
+
+
+def _absolute(data: str) -> str:
+    """Where data lie, whatever the working folder will be."""
+    place = location(data)
+    return str(place.resolve()) if isinstance(place, Path) else place
 
 
 def _print_config(config: RunConfig) -> None:
@@ -219,7 +330,7 @@ def predict(
         source: Drug .toml, or .csv with one row per dose.
         out: New .csv or .parquet file.
         times: Times, h, separated by commas. (Default 100 from 0 to 24.)
-        dose_mg: One intravenous dose at time 0, mg, instead of the file's (TOML only).
+        dose_mg: One intravenous dose at time 0, mg, instead of the file's doses (TOML only).
         duration_h: Duration of its infusion, h; left out: a bolus.
         body_weight_kg: Body weight, kg (TOML only).
         matrix: What the blood row means: plasma, serum or blood_venous (TOML only).
@@ -264,16 +375,38 @@ def info_command(path: Path, /, *, as_json: Annotated[bool, Parameter(name="--js
 
 
 @app.command(name="convert")
-def convert_command(source: Path, out: Path, /) -> None:
-    """Convert curves between origin .npz, dataset folder, tidy .csv and .parquet.
+def convert_command(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    source_format: Annotated[
+        Literal["", "dataset", "npz", "tidy", "nonmem"], Parameter(name="--from", show_default=False)
+    ] = "",
+    out_format: Annotated[
+        Literal["", "dataset", "npz", "tidy", "nonmem", "sbml"], Parameter(name="--to", show_default=False)
+    ] = "",
+    nonmem: Path | None = None,
+    drug: Path | None = None,
+    curve: str = "",
+) -> None:
+    """Convert curves between origin .npz, dataset folder, tidy .csv and .parquet, and NONMEM; or write one as SBML.
 
     Args:
         source: What to read.
-        out: What to write; its ending says what: .npz, .csv, .parquet, or none for a dataset folder.
+        out: What to write; its ending says what: .npz, .csv, .parquet, .nonmem.csv, .xml, .sbml, or none for a folder.
+        source_format: What SOURCE is, where its name does not tell.
+        out_format: What OUT is, where its name does not tell.
+        nonmem: TOML file with the units and compartments of a NONMEM file.
+        drug: Drug .toml that a NONMEM file's doses are of.
+        curve: The curve to write as SBML: its name, or its number from 0. (Default the first.)
     """
     from perfuse.convert import convert
 
-    print(f"{convert(source, out)} curves: {out}")
+    done = convert(
+        source, out, source_format=source_format, out_format=out_format, nonmem=nonmem, drug=drug, curve=curve
+    )
+    print(f"{done} curves: {out}")
 
 
 def _fail(text: str, code: int, debug: bool) -> int:

@@ -252,17 +252,29 @@ class SimulationOptions:
     task: str = "T1"
     seed: int = 0
     shard_size: int = 4096
+    workers: int = 1
+    ray: str | None = None
+    max_failed: float = 0.001
 
 
-def simulation_options(flags: dict[str, int | str | None], config_path: Path | None) -> SimulationOptions:
-    """Options from a TOML file (keys n, task, seed, shard_size) and the flags that were given, which win.
+def location(text: str) -> str | Path:
+    """A path, or an fsspec URL as it stands (a Path would lose one of its slashes)."""
+    return text if "://" in text else Path(text)
+
+
+def simulation_options(flags: dict[str, int | float | str | None], config_path: Path | None) -> SimulationOptions:
+    """Options from a TOML file (keys as the fields of ``SimulationOptions``) and the flags that were given, which win.
 
     Raises:
         InputError: for an unreadable file, an unknown key, a wrong type or a missing number of curves.
     """
     values = read_toml(config_path, "--config") if config_path else {}
     values |= {key: value for key, value in flags.items() if value is not None}
-    allowed = {"n": int, "task": str, "seed": int, "shard_size": int}
+    allowed = {
+        "n": int, "task": str, "seed": int, "shard_size": int, "workers": int, "ray": str, "max_failed": float,
+    }  # fmt: skip
+    if type(values.get("max_failed")) is int:
+        values["max_failed"] = float(values["max_failed"])
     for key, value in values.items():
         if key not in allowed:
             raise InputError(key, "is no known key", allowed=", ".join(allowed), where=str(config_path))
@@ -270,7 +282,7 @@ def simulation_options(flags: dict[str, int | str | None], config_path: Path | N
             raise InputError(key, "is of a wrong type", value=value, allowed=allowed[key].__name__)
     if "n" not in values:
         raise InputError("--n", "is missing", hint="say how many curves: --n 1000")
-    for key, least in (("n", 1), ("seed", 0), ("shard_size", 1)):
+    for key, least in (("n", 1), ("seed", 0), ("shard_size", 1), ("workers", 1)):
         if values.get(key, least) < least:
             raise InputError(flag_of(key), value=values[key], allowed=f">= {least}")
     return SimulationOptions(**values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from perfuse.config import parse_config
-from perfuse.data.simulate import simulate_dataset
+from perfuse.data.simulation import simulate_dataset
 from perfuse.data.sources import open_source
 from perfuse.errors import InputError
 from perfuse.evaluation.during_training import validation_gmfe
@@ -64,8 +64,8 @@ def run_demo(out: Path, seed: int, progress: Console, results: Console) -> Path:
         progress.print(f"[{time.monotonic() - began:5.0f} s] {text}", highlight=False, markup=False)
 
     say(f"simulating {TRAINING_CURVES} drugs of task {TASK}, and {UNSEEN_CURVES} more to judge on")
-    data = simulate_dataset(TASK, TRAINING_CURVES, seed, out / "data")
-    unseen = simulate_dataset(TASK, UNSEEN_CURVES, seed + 1, out / "unseen")
+    data = simulate_dataset(TASK, TRAINING_CURVES, seed, out / "data").path
+    unseen = simulate_dataset(TASK, UNSEEN_CURVES, seed + 1, out / "unseen").path
     seconds: dict[str, float] = {}
     judged: dict[str, Evaluation] = {}
     for model, minutes in MINUTES.items():

@@ -9,7 +9,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from perfuse.data.importers.origin import read_origin_npz
-from perfuse.data.simulate import simulate_dataset, simulate_task, solved
+from perfuse.data.simulate import simulate_task, solved
+from perfuse.data.simulation import simulate_dataset
 from perfuse.data.store import CurveStore
 from perfuse.data.table import CurveTable
 from perfuse.data.tasks import BLOCK_CURVES
@@ -209,7 +210,7 @@ def test_t2_people_have_drugs_that_their_kidneys_can_clear() -> None:
 
 def test_dataset_holds_the_same_curves_whatever_the_shard_size(tmp_path: Path) -> None:
     done: list[int] = []
-    simulate_dataset("T1", 70, 9, tmp_path / "a", shard_size=32, progress=done.append)
+    simulate_dataset("T1", 70, 9, tmp_path / "a", shard_size=32, progress=lambda made, failed: done.append(made))
     simulate_dataset("T1", 70, 9, tmp_path / "b", shard_size=70)
     a, b = CurveStore.open(tmp_path / "a", verify=True), CurveStore.open(tmp_path / "b")
     assert done == [32, 64, 70]
@@ -234,6 +235,6 @@ def test_bad_requests_are_refused(arguments: tuple, named: str) -> None:
 
 
 def test_a_shard_needs_a_curve(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="shard_size"):
+    with pytest.raises(InputError, match="--shard-size"):
         simulate_dataset("T1", 10, 0, tmp_path / "a", shard_size=0)
     assert not (tmp_path / "a").exists()

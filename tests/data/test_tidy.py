@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +274,45 @@ def test_a_byte_order_mark_is_read_past(tmp_path: Path) -> None:
     assert len(read_tidy(path)) == 1
 
 
+def test_oral_doses(tmp_path: Path) -> None:
+    given = {"route": "oral", "ka_1_h": 0.8, "lag_h": 0.25, "f_abs": 0.6}
+    table = read(tmp_path, [dose(**given), dose(time=6, dose=10), seen(1, 4.0), seen(8, 2.0)])
+    assert table.dose_route.tolist() == [[1, 0]]
+    assert (table.ka_1_h[0], table.lag_h[0], table.f_abs[0]) == (0.8, 0.25, 0.6)
+    plain = read(tmp_path, [dose(route="oral", ka_1_h=1), seen(1, 4.0)])
+    assert (plain.lag_h[0], plain.f_abs[0]) == (0, 1)
+    assert np.isnan(read(tmp_path, two()).ka_1_h[0])
+
+
+def test_repeats_stand_for_the_doses_they_make(tmp_path: Path) -> None:
+    table = read(tmp_path, [dose(addl=3, ii=480, ii_unit="min"), dose(time=4, dose=7), seen(30, 4.0)])
+    assert table.dose_time_h.tolist() == [[0, 4, 8, 16, 24]]
+    assert table.dose_mg.tolist() == [[100, 7, 100, 100, 100]]
+    once = read(tmp_path, [dose(addl=0, ii=8, ii_unit="h"), seen(30, 4.0)])
+    assert once.dose_mg.tolist() == [[100]]
+
+
+def test_permeability_and_saturable_pathways(tmp_path: Path) -> None:
+    limited = {"topology": "circulation-ps", "ps_brain_l_h": 0.1, "ps_adipose_l_h": 2, "ps_muscle_l_h": 0}
+    table = read(tmp_path, [dose(**limited, vmax_mg_h_2=5, km_u_mg_l_2=0.3), seen(1, 4.0, topology="circulation-ps")])
+    assert table.topology is get_topology("circulation-ps")
+    assert table.ps_l_h.tolist() == [[0.1, 2, 0]]
+    assert table.vmax_mg_h.tolist() == [[0, 5]]
+    assert table.km_u_mg_l.tolist() == [[1, 0.3]]
+
+
+def test_a_described_drug_may_lack_what_is_derived(tmp_path: Path) -> None:
+    bare = {k: v for k, v in dose(logp=2.5, pka_base_1=8.1).items() if not k.startswith(("kp_", "clint_l_h", "cl_"))}
+    table = read_tidy(
+        save(tmp_path / "t.csv", [bare, seen(1, 4.0), bare | {"drug": "E", "logp": 3}, seen(1, 4, drug="E")])
+    )
+    assert np.isnan(table.kp[:, 1:]).all()
+    assert np.isnan(table.elimination_l_h).all()
+    assert (table.mw_g_mol[0], table.logp[0], table.pka_base[0, 0]) == (300, 2.5, 8.1)
+    assert np.isnan(table.pka_base[0, 1])
+    assert table.group_id[0] != table.group_id[1], "drugs are told apart by their descriptors"
+
+
 def changed(at: int, **changes: object) -> Callable[[list[Row]], object]:
     return lambda rows: rows[at].update(changes)
 
@@ -348,7 +387,9 @@ def without(*names: str) -> Callable[[list[Row]], object]:
         (changed(0, time=2.5), "row 3: conc is measured before the first dose"),
         (lambda r: (r[0].update(time=3), r[1].update(conc=0), r[2].update(conc=0)), "D/s1: event has no observation"),
         # doses
-        (changed(0, route="oral"), "row 2: route cannot be modelled.*got oral.*this version models intravenous doses"),
+        (changed(0, route="rectal"), "row 2: route cannot be modelled.*got rectal.*iv_bolus, iv_infusion, oral"),
+        (changed(0, route="oral"), "D/s1: ka_1_h is missing.*an oral dose needs"),
+        (changed(0, route="oral", duration=1), "row 2: duration is given without an infusion"),
         (changed(0, route=None), "row 2: route is missing"),
         (changed(0, dose=None), "row 2: dose is missing"),
         (changed(0, dose=0), "row 2: dose is not allowed.*got 0"),
@@ -356,7 +397,7 @@ def without(*names: str) -> Callable[[list[Row]], object]:
         (changed(0, dose_unit=None), "row 2: dose_unit is missing"),
         (changed(0, dose_unit="mL"), "row 2: dose_unit is of another kind"),
         (lambda r: (r[0].pop("mw_g_mol"), r[0].update(dose_unit="mmol")), "row 2: dose_unit is molar"),
-        (changed(0, duration=1, duration_unit="h"), "row 2: duration is given for a bolus.*got 1"),
+        (changed(0, duration=1, duration_unit="h"), "row 2: duration is given without an infusion.*got 1"),
         (changed(0, route="iv_infusion"), "row 2: duration is missing or not positive"),
         (changed(0, route="iv_infusion", duration=0), "row 2: duration is missing or not positive"),
         (changed(0, route="iv_infusion", duration=1), "row 2: duration_unit is missing"),
@@ -377,6 +418,28 @@ def without(*names: str) -> Callable[[list[Row]], object]:
         (changed(0, body_weight_kg=900), "D/s1: body_weight_kg is not allowed.*got 900"),
         (changed(0, volume_liver_l=0), "row 2: volume_liver_l is not allowed"),
         (changed(0, flow_liver_l_h=500), "D/s1: flow_<organ>_l_h cannot be: flow_l_h does not sum"),
+        # absorption, repeats, saturable pathways, permeability, descriptors
+        (changed(0, route="oral", ka_1_h=0), "row 2: ka_1_h is not allowed.*got 0"),
+        (changed(0, route="oral", ka_1_h=1, f_abs=1.5), "row 2: f_abs is not allowed.*got 1.5"),
+        (changed(0, route="oral", ka_1_h=1, lag_h=-1), "row 2: lag_h is not allowed.*got -1"),
+        (changed(0, addl=1.5, ii=8, ii_unit="h"), "row 2: addl is no number of doses.*got 1.5"),
+        (changed(0, addl=-1, ii=8, ii_unit="h"), "row 2: addl is no number of doses"),
+        (changed(0, addl=2), "row 2: ii is missing or not positive"),
+        (changed(0, addl=2, ii=8), "row 2: ii_unit is missing"),
+        (changed(0, addl=1e9, ii=8, ii_unit="h"), "row 2: addl makes too many doses.*1,000,000"),
+        (changed(0, vmax_mg_h_1=3), "D/s1: km_u_mg_l_1 is missing.*vmax_mg_h_1 needs"),
+        (changed(0, vmax_mg_h_1=-3), "row 2: vmax_mg_h_1 is not allowed"),
+        (changed(0, vmax_mg_h_1=3, km_u_mg_l_1=0), "row 2: km_u_mg_l_1 is not allowed"),
+        (changed(0, vmax_mg_h=3), "vmax_mg_h is no known column.*vmax_mg_h_1"),
+        (changed(0, ps_brain_l_h=3), "ps_brain_l_h names an organ that is not permeability-limited.*allowed: none"),
+        (
+            changed(0, topology="circulation-ps", ps_brain_l_h=3),
+            "D/s1: ps_adipose_l_h is missing.*circulation-ps",
+        ),
+        (changed(0, topology="circulation-ps", ps_liver_l_h=3), "ps_liver_l_h names an organ that is not.*muscle"),
+        (changed(0, logp=40), "logp is not allowed.*got 40"),
+        (changed(0, mw_g_mol=-1), "mw_g_mol is not allowed.*got -1"),
+        (changed(0, pka_acid_3=4), "pka_acid_3 is no known column"),
         # names
         (changed(0, kp_gall=1), "kp_gall names an unknown organ.*got gall"),
         (changed(0, volume_gall_l=1), "volume_gall_l names an unknown organ"),
@@ -451,6 +514,7 @@ def awkward() -> CurveTable:
         "dose_time_h": np.column_stack((table.dose_time_h, np.where(np.arange(6) == 4, 8.0, 0.0))),
         "dose_mg": np.column_stack((table.dose_mg, np.where(np.arange(6) == 4, 30.0, 0.0))),
         "dose_duration_h": np.column_stack((np.where(np.arange(6) == 5, 1.5, 0.0), np.zeros(6))),
+        "dose_route": np.zeros((6, 2), dtype=np.int8),
     }
     matrix = np.asarray(["plasma", "blood_venous", "serum", "plasma", "serum", "blood_venous"])
     kept = ~np.isnan(conc).all(1)
@@ -464,33 +528,50 @@ def awkward() -> CurveTable:
     return replace(table, conc_mg_l=packed, censored=flags, time_h=grid, loq_mg_l=loq, matrix=matrix, **two_doses)
 
 
+def rich() -> CurveTable:
+    """Everything that a table can hold: oral and mixed doses, PS, saturable pathways, descriptors, and gaps in each."""
+    table = awkward()
+    random = np.random.default_rng(7)
+    some = np.asarray([True, False, True, True, False, True])
+    ps = random.uniform(0.01, 9, (6, 3))
+    ps[4] = np.nan
+    kp, elimination = table.kp.copy(), table.elimination_l_h.copy()
+    kp[2, 1:], elimination[2] = np.nan, np.nan
+    route = np.zeros((6, 2), dtype=np.int8)
+    route[0, 0] = route[2, 0] = route[4, 1] = 1
+    drawn = lambda low, high: np.where(some, random.uniform(low, high, 6), np.nan)  # noqa: E731
+    one_pka = np.column_stack((drawn(2, 9), np.full(6, np.nan)))
+    return replace(
+        table, topology=get_topology("circulation-ps"), ps_l_h=ps, kp=kp, elimination_l_h=elimination,
+        dose_route=route, ka_1_h=np.asarray([0.3, np.nan, 1.7, np.nan, 0.9, 2.2]), lag_h=random.uniform(0, 1, 6),
+        f_abs=random.uniform(0.1, 1, 6), vmax_mg_h=random.uniform(1, 9, (6, 3)) * [[1.0, 0.0, 1.0]],
+        km_u_mg_l=random.uniform(0.1, 1, (6, 3)), mw_g_mol=drawn(100, 500), logp=drawn(-2, 4), pka_acid=one_pka,
+        pka_base=one_pka[:, ::-1] + 1, clint_ul_min_million_cells=drawn(0, 20),
+    )  # fmt: skip
+
+
+def t4_like_hub() -> CurveTable:
+    """The hub with an oral dose and a pathway that is none."""
+    table = simulate_task("T1", 3, seed=1)
+    ones = np.ones(3)
+    return replace(table, dose_route=np.ones((3, 1), dtype=np.int8), ka_1_h=ones, lag_h=0 * ones, f_abs=0.5 * ones)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
-@pytest.mark.parametrize("make", [awkward, lambda: simulate_task("T1", 3, seed=1)])
+@pytest.mark.parametrize("make", [awkward, lambda: simulate_task("T1", 3, seed=1), rich, t4_like_hub])
 def test_round_trip_is_exact(tmp_path: Path, suffix: str, make: Callable[[], CurveTable]) -> None:
     table = make()
     back = read_tidy(write_tidy(table, tmp_path / f"t{suffix}"))
     assert os.listdir(tmp_path) == [f"t{suffix}"]
     assert back.compound_id.tolist() == table.compound_id.tolist()
-    for name in (
-        "time_h",
-        "conc_mg_l",
-        "censored",
-        "dose_time_h",
-        "dose_mg",
-        "dose_duration_h",
-        "kp",
-        "volume_l",
-        "elimination_l_h",
-        "fup",
-        "bp_ratio",
-        "body_weight_kg",
-        "flow_l_h",
-        "matrix",
-        "group_id",
-        "loq_mg_l",
-    ):
+    assert back.topology is table.topology
+    for field in fields(CurveTable):
+        name = field.name
+        if name in ("topology", "curve_id", "group_id") and not (name == "group_id" and make is not rich):
+            continue
         value = back.column(name)
         assert np.array_equal(value, table.column(name), equal_nan=value.dtype.kind == "f"), name
+        assert value.dtype.kind == table.column(name).dtype.kind, name
 
 
 def test_writing_refuses_what_it_cannot_keep(tmp_path: Path) -> None:

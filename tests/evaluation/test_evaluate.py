@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from perfuse.data.simulate import simulate_dataset
+from perfuse.data.simulation import simulate_dataset
 from perfuse.data.sources import open_source
 from perfuse.data.store import write_dataset
 from perfuse.data.table import CurveTable
@@ -35,7 +35,7 @@ Maker = Callable[..., Path]
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 curves of another seed."""
-    return simulate_dataset("T1", 20, 7, tmp_path_factory.mktemp("fresh") / "fresh")
+    return simulate_dataset("T1", 20, 7, tmp_path_factory.mktemp("fresh") / "fresh").path
 
 
 def printed(evaluation: object, details: bool = False) -> str:
@@ -167,7 +167,7 @@ def test_batches_do_not_matter_and_the_model_is_not_trained(untrained_run: Path,
 
 def test_results_of_two_data_sets_of_one_name_do_not_overwrite_each_other(untrained_run: Path, tmp_path: Path) -> None:
     for i in (1, 2):
-        data = simulate_dataset("T1", 4, 100 + i, tmp_path / str(i) / "twin")
+        data = simulate_dataset("T1", 4, 100 + i, tmp_path / str(i) / "twin").path
         evaluate_run(untrained_run, data, baselines=False)
     assert len(list(untrained_run.glob("evaluation-twin*/evaluation.json"))) == 2
 

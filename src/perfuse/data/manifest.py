@@ -16,7 +16,7 @@ SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """1 had no routes, absorption, permeability, saturable pathways or descriptors: it reads as intravenous and linear."""
 MANIFEST = "manifest.json"
-_MAX_BYTES = 2**28
+MAX_MANIFEST_BYTES = 2**28
 """Largest manifest that is read: a million shards."""
 _SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.arrow")
 UNITS = {
@@ -69,6 +69,8 @@ class Manifest(BaseModel):
     """T, times per curve (padded with NaN)."""
     n_pathways: int = Field(default=1, ge=1, le=1000)
     """P, saturable pathways per curve (padded with a Vmax of 0)."""
+    n_failed: int = Field(default=0, ge=0)
+    """Curves that could not be simulated and were left out; ``failures.csv`` names them."""
     shards: tuple[ShardInfo, ...] = Field(min_length=1)
 
 
@@ -83,8 +85,10 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise InputError("dataset", f"has no {MANIFEST}", value=str(folder), hint="`perfuse simulate` makes datasets")
     size = path.stat().st_size
-    if size > _MAX_BYTES:
-        raise InputError("manifest", "is too large", value=size, unit="bytes", allowed=f"<= {_MAX_BYTES}", where=where)
+    if size > MAX_MANIFEST_BYTES:
+        raise InputError(
+            "manifest", "is too large", value=size, unit="bytes", allowed=f"<= {MAX_MANIFEST_BYTES}", where=where
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

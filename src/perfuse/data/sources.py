@@ -17,17 +17,21 @@ TIDY_SUFFIXES = (".csv", ".tsv", ".parquet")
 _CHECKED_AT_ONCE = 4096
 
 
-def open_source(path: Path, verify: bool = True) -> CurveSource:
+def open_source(path: str | Path, verify: bool = True) -> CurveSource:
     """Curves of a dataset folder, an origin-layout ``.npz``, or a tidy ``.csv`` / ``.tsv`` / ``.parquet``.
 
     Args:
-        path: The data.
+        path: The data; a dataset may lie at any fsspec URL, and is read through a local cache (``data.remote``).
         verify: Whether to read a dataset folder's shards once, front to back, compare their sha256 with the manifest's
             and check every value; other kinds are read and checked whole in any case.
 
     Raises:
         InputError: if the path is missing, of an unknown kind, or its content cannot be used.
     """
+    if "://" in str(path):
+        from perfuse.data.remote import fetch_dataset
+
+        path = fetch_dataset(str(path))
     path = Path(path)
     if path.is_dir():
         store = CurveStore.open(path, verify=verify)

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import fields
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,7 @@ def _record_batch(table: CurveTable, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -109,44 +110,76 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def shard_name(index: int) -> str:
+    """File name of a dataset's shard."""
+    return f"shard-{index:05d}.arrow"
+
+
+def write_shard(table: CurveTable, path: Path, name: str) -> ShardInfo:
+    """Write one checked table as a shard file, synced to disk; equal curves give equal bytes.
+
+    Args:
+        table: Curves.
+        path: The file to make.
+        name: The name it will have in its dataset.
+
+    Raises:
+        InputError: for a curve that cannot be.
+    """
+    table.validate("dataset")
+    schema = _arrow_schema(_table_shapes(table))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(_record_batch(table, schema))
+    _sync(path)
+    return ShardInfo(file=name, rows=len(table), bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def manifest_for(
+    table: CurveTable, shards: Sequence[ShardInfo], generator: dict[str, Any], seed: int | None, n_failed: int = 0
+) -> Manifest:
+    """The manifest of shards whose tables are alike in shape to ``table``."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        topology=table.topology.name,
+        elimination_names=table.topology.elimination_names,
+        organs=ORGANS,
+        units={name: UNITS[name] for name in columns_of(SCHEMA_VERSION)},
+        seed=seed,
+        generator=generator,
+        n_curves=sum(s.rows for s in shards),
+        n_doses=table.dose_mg.shape[1],
+        n_times=table.time_h.shape[1],
+        n_pathways=table.vmax_mg_h.shape[1],
+        n_failed=n_failed,
+        shards=tuple(shards),
+    )
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """``manifest.json`` as it is stored; equal manifests give equal bytes."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+    return (text + "\n").encode()
+
+
 def _write_shards(tables: Iterable[CurveTable], folder: Path, generator: dict, seed: int | None) -> Manifest:
     """Write every table as one shard of ``folder``; validates each; returns the manifest."""
     first: CurveTable | None = None
     shapes: dict[str, tuple[int, ...]] = {}
     shards: list[ShardInfo] = []
     for table in tables:
-        table.validate("dataset")
         if first is None:
             first, shapes = table, _table_shapes(table)
-            schema = _arrow_schema(shapes)
         for name, shape in shapes.items():
             if table.column(name).shape[1:] != shape:
                 raise InputError(name, "changes shape between shards", value=table.column(name).shape[1:],
                                  allowed=str(shape), hint="pad dose events with 0 mg and times with NaN")  # fmt: skip
         if table.topology is not first.topology:
             raise InputError("topology", "changes between shards", value=table.topology.name)
-        path = folder / f"shard-{len(shards):05d}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(_record_batch(table, schema))
-        _sync(path)
-        info = ShardInfo(file=path.name, rows=len(table), bytes=path.stat().st_size, sha256=_file_sha256(path))
-        shards.append(info)
+        name = shard_name(len(shards))
+        shards.append(write_shard(table, folder / name, name))
     if first is None:
         raise InputError("curves", "are missing: there is not one", allowed=">= 1")
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        topology=first.topology.name,
-        elimination_names=first.topology.elimination_names,
-        organs=ORGANS,
-        units={name: UNITS[name] for name in columns_of(SCHEMA_VERSION)},
-        seed=seed,
-        generator=generator,
-        n_curves=sum(s.rows for s in shards),
-        n_doses=first.dose_mg.shape[1],
-        n_times=first.time_h.shape[1],
-        n_pathways=first.vmax_mg_h.shape[1],
-        shards=tuple(shards),
-    )
+    return manifest_for(first, shards, generator, seed)
 
 
 def write_dataset(
@@ -180,8 +213,7 @@ def write_dataset(
         part = own / "data"  # a folder made by mkdtemp is its owner's alone; one inside has ordinary permissions
         part.mkdir()
         manifest = _write_shards(tables, part, dict(generator), seed)
-        text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
-        (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (part / MANIFEST).write_bytes(manifest_bytes(manifest))
         _sync(part / MANIFEST)
         _sync(part)
         os.rename(part, out)
@@ -205,7 +237,7 @@ def _open_shard(path: Path, info: ShardInfo, schema: pa.Schema, verify: bool) ->
         raise InputError(
             "shard", "is truncated or changed", value=size, unit="bytes", allowed=str(info.bytes), where=where
         )
-    if verify and _file_sha256(path) != info.sha256:
+    if verify and file_sha256(path) != info.sha256:
         raise InputError("shard", "has changed since it was written (sha256 differs)", where=where)
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))

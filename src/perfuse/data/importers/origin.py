@@ -25,6 +25,7 @@ from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
 from perfuse.errors import InputError
 from perfuse.files import replacing
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, hub_reference
+from perfuse.pk.system import ORAL
 from perfuse.pk.topology import get_topology
 
 KEYS = ("doses", "clearances_hepatic", "clearances_renal", "partition_coeffs", "concentrations", "time_points")
@@ -226,9 +227,10 @@ def _check_layout_holds(table: CurveTable) -> None:
         raise InputError("topology", "does not fit the origin's layout", value=table.topology.name, allowed="hub")
     tissue = [i for i in range(len(ORGANS)) if i != ORGAN_INDEX["blood"]]
     doses = (table.dose_mg > 0).sum(1)
-    one_bolus = (doses == 1) & ~((table.dose_mg > 0) & ((table.dose_time_h != 0) | (table.dose_duration_h != 0))).any(1)
+    other = (table.dose_time_h != 0) | (table.dose_duration_h != 0) | (table.dose_route == ORAL)
+    one_bolus = (doses == 1) & ~((table.dose_mg > 0) & other).any(1)
     checks = {
-        "doses": (one_bolus, "one bolus at time 0"),
+        "doses": (one_bolus, "one intravenous bolus at time 0"),
         "time_h": ((table.time_h == table.time_h[0]).all(1), "one time grid for all curves, without gaps"),
         "conc_mg_l": (~np.isnan(table.conc_mg_l).any((1, 2)), "every organ observed at every time"),
         "censored": (~table.censored.any((1, 2)), "no values below the LLOQ"),

@@ -1,10 +1,13 @@
 """The tidy long table: one row is one dose or one observation; CSV, TSV or Parquet.
 
 Columns: ``drug``, ``subject``, ``event`` (``dose`` | ``observation``), ``time``, ``time_unit``; for doses ``dose``,
-``dose_unit``, ``route`` (``iv_bolus`` | ``iv_infusion``), ``duration``, ``duration_unit``; for observations
-``matrix``, ``organ``, ``conc``, ``conc_unit``, ``lloq``, ``lloq_unit``; and covariates, which may stand on any row
-of a subject but may not differ: ``topology``, ``body_weight_kg``, ``mw_g_mol``, ``fup``, ``bp_ratio``,
-``kp_<organ>``, ``volume_<organ>_l``, ``flow_<organ>_l_h``, ``loq_mg_l`` and the topology's eliminations.
+``dose_unit``, ``route`` (``iv_bolus`` | ``iv_infusion`` | ``oral``), ``duration``, ``duration_unit``, and for repeats
+``addl`` (further doses) with ``ii``, ``ii_unit`` (interval); for observations ``matrix``, ``organ``, ``conc``,
+``conc_unit``, ``lloq``, ``lloq_unit``; and covariates, which may stand on any row of a subject but may not differ:
+``topology``, ``body_weight_kg``, ``fup``, ``bp_ratio``, ``kp_<organ>``, ``volume_<organ>_l``, ``flow_<organ>_l_h``,
+``loq_mg_l``, the topology's eliminations and ``ps_<organ>_l_h``; ``ka_1_h``, ``lag_h``, ``f_abs`` of oral doses;
+``vmax_mg_h_<i>`` and ``km_u_mg_l_<i>`` of saturable pathways 1 to 9; the descriptors ``mw_g_mol``, ``logp``,
+``pka_acid_<i>``, ``pka_base_<i>`` (1, 2), ``clint_ul_min_million_cells``.
 
 * Every number has a unit column or its unit in its name. Molar units need ``mw_g_mol``, mg/kg ``body_weight_kg``.
 * A concentration is below the limit when it is written ``<x`` (limit x), is empty beside an ``lloq``, or is lower
@@ -15,6 +18,7 @@ of a subject but may not differ: ``topology``, ``body_weight_kg``, ``mw_g_mol``,
   ``lloq``, or 1e-5 x dose / blood volume, and in either case never above a value that states no ``lloq``.
 * The first dose is where a curve begins. Where that is after time 0, nothing can be predicted at or before it: a value
   above 0 there is refused, a zero or a censored one says nothing and is left out. (At time 0 no value counts anyway.)
+* A drug with ``mw_g_mol`` and ``logp`` may leave out every Kp, or every elimination: they are "not given".
 * Rows may come in any order. Two values at one subject, matrix, organ and time are refused, not averaged.
 
 Axis legend: C curves, O reported organs, M eliminations, D dose events, T times.
@@ -27,14 +31,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from perfuse.data.importers.tidy_columns import (
-    SCALARS,
-    check_names,
-    numbers,
-    read_frame,
-    refuse,
-    topology_of,
-)
+from perfuse.data.importers.tidy_columns import check_names, read_frame, refuse, topology_of
+from perfuse.data.importers.tidy_covariates import Columns, drug_groups, read_covariates, table_columns
 from perfuse.data.importers.tidy_events import (
     Doses,
     Observations,
@@ -43,36 +41,12 @@ from perfuse.data.importers.tidy_events import (
     read_observations,
 )
 from perfuse.data.importers.tidy_write import write_tidy
-from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
+from perfuse.data.table import LOQ_FRACTION, CurveTable
 from perfuse.errors import InputError
 from perfuse.pk.matrix import MATRICES, TISSUE_MATRIX
-from perfuse.pk.partition import KP_ALLOWED, KP_RANGE
-from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, Physiology, check_flow_balance, hub_reference, human_reference
+from perfuse.pk.physiology import ORGAN_INDEX, ORGANS
+from perfuse.pk.system import ORAL
 from perfuse.pk.topology import Topology
-
-
-def _covariates(
-    frame: pl.DataFrame, subject: np.ndarray, n: int, topology: Topology, where: str
-) -> dict[str, np.ndarray]:
-    """Each covariate by subject, NaN where not given; refuses one that differs within a subject."""
-    organ_columns = [f"{p}_{o}{s}" for p, s in (("kp", ""), ("volume", "_l"), ("flow", "_l_h")) for o in ORGANS]
-    out = {}
-    for name in (*SCALARS, *topology.elimination_names, *organ_columns):
-        value = numbers(frame, name, where)
-        given = np.flatnonzero(~np.isnan(value))
-        of_subject = np.full(n, np.nan)
-        of_subject[subject[given][::-1]] = value[given][::-1]  # the first row given wins
-        differs = np.zeros(len(value), dtype=bool)
-        differs[given] = value[given] != of_subject[subject[given]]
-        refuse(frame, differs, where, name, "differs within one drug and subject", values=value)
-        wrong, allowed = value <= 0, "> 0"  # False where NaN
-        if name in topology.elimination_names:
-            wrong, allowed = value < 0, ">= 0"
-        elif name.startswith("kp_"):
-            wrong, allowed = (value < KP_RANGE[0]) | (value > KP_RANGE[1]), KP_ALLOWED
-        refuse(frame, wrong, where, name, values=value, allowed=allowed)
-        out[name] = of_subject
-    return out
 
 
 def _curves(seen: Observations, n_subjects: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,61 +90,12 @@ def _dose_arrays(doses: Doses, curve_subject: np.ndarray) -> dict[str, np.ndarra
         ("dose_time_h", doses.time_h),
         ("dose_mg", doses.dose_mg),
         ("dose_duration_h", doses.duration_h),
+        ("dose_route", np.where(doses.is_oral, ORAL, 0).astype(np.int8)),
     ):
-        padded = np.zeros((n, int(counts.max())))
+        padded = np.zeros((n, int(counts.max())), dtype=values.dtype)
         padded[subject, place] = values[order]
         out[name] = padded[curve_subject]
     return out
-
-
-def _bodies(
-    covariates: dict[str, np.ndarray], names: list[str], topology: Topology, where: str
-) -> dict[str, np.ndarray]:
-    """Body weight, volumes, flows, Kp, binding and eliminations by subject, defaults filled in; LOQ where said."""
-    hub = topology.name == "hub"
-    weight = covariates["body_weight_kg"].copy()
-    required = [*topology.elimination_names, *(f"kp_{o}" for o in ORGANS[1:])]
-    required += [] if hub else ["body_weight_kg", "fup", "bp_ratio"]
-    for name in required:
-        absent = np.isnan(covariates[name])
-        if absent.any():
-            raise InputError(name, "is missing", where=f"{where}: {names[int(np.argmax(absent))]}",
-                             hint=f"a covariate that topology {topology.name} needs")  # fmt: skip
-    weight = np.where(np.isnan(weight), hub_reference().body_weight_kg, weight)
-    bodies = [
-        hub_reference() if hub else _reference(float(w), f"{where}: {n}") for w, n in zip(weight, names, strict=True)
-    ]
-    default = {"volume": [b.volume_l for b in bodies], "flow": [b.flow_l_h for b in bodies], "kp": [1.0]}
-    filled = {}
-    for prefix, suffix in (("volume", "_l"), ("flow", "_l_h"), ("kp", "")):
-        given = np.column_stack([covariates[f"{prefix}_{o}{suffix}"] for o in ORGANS])
-        filled[prefix] = np.where(np.isnan(given), np.asarray(default[prefix]), given)
-    if not hub:
-        for i, name in enumerate(names):
-            try:
-                check_flow_balance(filled["flow"][i])
-            except InputError as error:
-                raise InputError(
-                    "flow_<organ>_l_h", f"cannot be: {error}", hint="give every flow, or none", where=f"{where}: {name}"
-                ) from None
-    return {
-        "body_weight_kg": weight,
-        "volume_l": filled["volume"],
-        "flow_l_h": filled["flow"],
-        "kp": filled["kp"],
-        "elimination_l_h": np.column_stack([covariates[name] for name in topology.elimination_names]),
-        "fup": np.where(np.isnan(covariates["fup"]), 1.0, covariates["fup"]),
-        "bp_ratio": np.where(np.isnan(covariates["bp_ratio"]), 1.0, covariates["bp_ratio"]),
-        "loq_mg_l": covariates["loq_mg_l"],
-    }
-
-
-def _reference(body_weight_kg: float, where: str) -> Physiology:
-    """``human_reference``; its error names the subject."""
-    try:
-        return human_reference(body_weight_kg)
-    except InputError:
-        raise InputError("body_weight_kg", value=body_weight_kg, unit="kg", allowed="(0, 300]", where=where) from None
 
 
 def _quantification_limit(
@@ -215,18 +140,18 @@ def read_tidy(path: Path, topology: Topology | None = None) -> CurveTable:
     joined = frame.join(keys, on=["drug", "subject"], how="left", maintain_order="left")
     subject = joined["_subject"].to_numpy().astype(np.int64)
     names = [f"{drug}/{who}" for drug, who in keys.select("drug", "subject").iter_rows()]
-    covariates = _covariates(frame, subject, len(names), topology, where)
+    covariates = read_covariates(frame, subject, len(names), topology, where)
     doses = read_doses(frame.filter(pl.Series(is_dose)), subject[is_dose], covariates, where)
     seen_frame = frame.filter(pl.Series(is_seen))
     seen = read_observations(seen_frame, subject[is_seen], covariates, where)
-    _refuse_absent(doses.subject, "dose", names, where)
+    refuse_absent(doses.subject, "dose", names, where)
     seen = after_first_dose(seen_frame, seen, doses, len(names), where)
-    _refuse_absent(seen.subject, "observation", names, where)
-    bodies = _bodies(covariates, names, topology, where)
-    return _assemble(topology, keys["drug"].to_numpy().astype(str), names, bodies, doses, seen).validate(where)
+    refuse_absent(seen.subject, "observation", names, where)
+    columns = table_columns(covariates, doses, names, topology, where)
+    return assemble(topology, keys["drug"].to_numpy().astype(str), names, columns, doses, seen).validate(where)
 
 
-def _refuse_absent(subject: np.ndarray, event: str, names: list[str], where: str) -> None:
+def refuse_absent(subject: np.ndarray, event: str, names: list[str], where: str) -> None:
     """Refuse the first drug and subject without a dose, or without an observation that can be used."""
     absent = np.bincount(subject, minlength=len(names)) == 0
     if absent.any():
@@ -234,11 +159,18 @@ def _refuse_absent(subject: np.ndarray, event: str, names: list[str], where: str
                          where=f"{where}: {names[int(np.argmax(absent))]}")  # fmt: skip
 
 
-def _assemble(
-    topology: Topology, drug: np.ndarray, names: list[str], bodies: dict[str, np.ndarray], doses: Doses,
-    seen: Observations,
-) -> CurveTable:  # fmt: skip
-    """One row per curve from everything by subject."""
+def assemble(
+    topology: Topology, drug: np.ndarray, names: list[str], by_subject: Columns, doses: Doses, seen: Observations
+) -> CurveTable:
+    """One row per curve from everything by subject.
+
+    Args:
+        topology: Organ graph.
+        drug: Name of each subject's drug, ``(n,)`` str.
+        names: Name of each drug and subject.
+        by_subject: Columns as ``tidy_covariates.table_columns`` gives them.
+        doses, seen: Rows by subject number.
+    """
     curve, of_subject, matrix = _curves(seen, len(names))
     n = len(of_subject)
     grid, place = _time_grid(curve, seen.time_h, n)
@@ -246,7 +178,7 @@ def _assemble(
     censored = np.zeros(conc.shape, dtype=bool)
     conc[curve, seen.organ, place] = seen.conc_mg_l
     censored[curve, seen.organ, place] = seen.censored
-    columns = {name: values[of_subject] for name, values in bodies.items()}
+    columns = {name: values[of_subject] for name, values in by_subject.items()}
     dosing = _dose_arrays(doses, of_subject)
     given_loq = columns.pop("loq_mg_l")
     default = LOQ_FRACTION * dosing["dose_mg"].sum(1) / columns["volume_l"][:, ORGAN_INDEX["blood"]]
@@ -255,7 +187,7 @@ def _assemble(
         topology=topology,
         curve_id=np.asarray([f"{names[s]}/{m}" for s, m in zip(of_subject, matrix_name, strict=True)], dtype=str),
         compound_id=drug[of_subject],
-        group_id=parameter_group(columns["kp"], columns["elimination_l_h"], columns["fup"], columns["bp_ratio"]),
+        group_id=drug_groups(columns),
         time_h=grid,
         conc_mg_l=conc,
         censored=censored,

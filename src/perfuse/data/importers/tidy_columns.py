@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from perfuse.data.table import N_PKA
 from perfuse.data.units import conversion_factor
 from perfuse.errors import InputError
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS
@@ -22,13 +23,20 @@ from perfuse.pk.topology import Topology, get_topology
 REQUIRED = ("drug", "subject", "event", "time", "time_unit")
 EVENT_COLUMNS = (
     *REQUIRED, "dose", "dose_unit", "duration", "duration_unit", "route", "matrix", "organ", "conc", "conc_unit",
-    "lloq", "lloq_unit", "topology",
+    "lloq", "lloq_unit", "topology", "addl", "ii", "ii_unit",
 )  # fmt: skip
-TOPOLOGIES = ("hub", "circulation")
-SCALARS = ("body_weight_kg", "mw_g_mol", "fup", "bp_ratio", "loq_mg_l")
-_ORGAN_COLUMN = re.compile(r"(?:volume_(?P<volume>.+)_l|flow_(?P<flow>.+)_l_h|kp_(?P<kp>.+))")
+TOPOLOGIES = ("hub", "circulation", "circulation-ps")
+SCALARS = ("body_weight_kg", "fup", "bp_ratio", "loq_mg_l", "ka_1_h", "lag_h", "f_abs")
+DESCRIPTORS = (
+    "mw_g_mol", "logp", *(f"pka_{kind}_{i}" for kind in ("acid", "base") for i in range(1, N_PKA + 1)),
+    "clint_ul_min_million_cells",
+)  # fmt: skip
+MAX_PATHWAYS = 9
+PATHWAYS = tuple(f"{name}_{i}" for i in range(1, MAX_PATHWAYS + 1) for name in ("vmax_mg_h", "km_u_mg_l"))
+_ORGAN_COLUMN = re.compile(r"(?:volume_(?P<volume>.+)_l|flow_(?P<flow>.+)_l_h|kp_(?P<kp>.+)|ps_(?P<ps>.+)_l_h)")
 _RESERVED = re.compile(
-    r"(volume|flow|kp|cl|clint|body_?weight|mw|fup?|bp|conc|lloq|loq|dose|duration|time|route|organ|matrix)(_.*)?|.*_unit"
+    r"(volume|flow|kp|cl|clint|body_?weight|mw|fup?|bp|conc|lloq|loq|dose|duration|time|route|organ|matrix"
+    r"|ps|vmax|km|ka|lag|f_abs|logp|pka|addl|ii)(_.*)?|.*_unit"
 )
 """Names so close to ours that passing over them quietly would hide a slip of the pen or a wrong unit."""
 _MISSING = ("", "NA", ".")
@@ -70,13 +78,19 @@ def check_names(frame: pl.DataFrame, topology: Topology, where: str) -> None:
 
     Columns that resemble none of ours (``study``, ``reference``) are passed over.
     """
-    known = {*EVENT_COLUMNS, *SCALARS, *topology.elimination_names, "_row"}
+    known = {*EVENT_COLUMNS, *SCALARS, *DESCRIPTORS, *PATHWAYS, *topology.elimination_names, "_row"}
+    limited = [exchange.name for exchange in topology.exchanges]
     other = {name for t in TOPOLOGIES for name in get_topology(t).elimination_names}
     for name in frame.columns:
         match = _ORGAN_COLUMN.fullmatch(name)
         organ = match and next(g for g in match.groups() if g)
         if organ and organ not in ORGAN_INDEX:
             raise InputError(name, "names an unknown organ", value=organ, allowed=", ".join(ORGANS), where=where)
+        if match and match["ps"] and match["ps"] not in limited:
+            raise InputError(
+                name, f"names an organ that is not permeability-limited on topology {topology.name}", value=match["ps"],
+                allowed=", ".join(limited) or "none", where=where,
+            )  # fmt: skip
         if name in other and name not in known:
             raise InputError(
                 name, f"is no elimination of topology {topology.name}", where=where,
@@ -85,7 +99,7 @@ def check_names(frame: pl.DataFrame, topology: Topology, where: str) -> None:
         if not organ and name not in known and _RESERVED.fullmatch(name):
             raise InputError(
                 name, "is no known column", where=where, hint="rename or remove it",
-                allowed=", ".join(sorted(known - {"_row"})),
+                allowed=", ".join(sorted(known - {"_row", *PATHWAYS[2:]})),
             )  # fmt: skip
 
 
@@ -107,7 +121,7 @@ def topology_of(frame: pl.DataFrame, given: Topology | None, where: str) -> Topo
     if named and named[0] not in TOPOLOGIES:
         raise InputError("topology", "is unknown", value=named[0], allowed=", ".join(TOPOLOGIES), where=where)
     if not named:
-        raise InputError("topology", "is missing", allowed="a column with hub or circulation", where=where)
+        raise InputError("topology", "is missing", allowed=f"a column with one of {', '.join(TOPOLOGIES)}", where=where)
     return get_topology(named[0])
 
 
@@ -121,8 +135,8 @@ def text(frame: pl.DataFrame, name: str) -> pl.Series:
     return frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height, dtype=pl.String)
 
 
-def numbers(frame: pl.DataFrame, name: str, where: str) -> np.ndarray:
-    """A column as float64, NaN where missing.
+def numbers(frame: pl.DataFrame, name: str, where: str, shown: str = "") -> np.ndarray:
+    """A column as float64, NaN where missing; ``shown`` is what the file calls it.
 
     Raises:
         InputError: naming the first cell that is no finite number.
@@ -132,7 +146,7 @@ def numbers(frame: pl.DataFrame, name: str, where: str) -> np.ndarray:
     bad = raw.is_not_null() & ~value.is_finite().fill_null(False)
     if bad.any():
         i = int(bad.arg_max() or 0)
-        raise InputError(name, "is no finite number", value=raw[i], where=row_place(frame, where, i))
+        raise InputError(shown or name, "is no finite number", value=raw[i], where=row_place(frame, where, i))
     return value.fill_null(float("nan")).to_numpy().astype(np.float64)
 
 

@@ -5,7 +5,7 @@ Axis legend: R rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -13,18 +13,28 @@ import polars as pl
 from perfuse.data.importers.tidy_columns import in_unit, numbers, refuse, row_place, text
 from perfuse.pk.matrix import BLOOD_MATRICES, MATRICES, TISSUE_MATRIX, check_blood_matrix
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS
+from perfuse.pk.system import ROUTES
 
-ROUTES = ("iv_bolus", "iv_infusion")
+MAX_DOSES = 1_000_000
+"""Doses that one file may expand to."""
 
 
 @dataclass(frozen=True)
 class Doses:
-    """Dose rows, by subject number: h, mg, h, ``(R,)`` each."""
+    """Dose rows, by subject number: h, mg, h, and whether by mouth, ``(R,)`` each."""
 
     subject: np.ndarray
     time_h: np.ndarray
     dose_mg: np.ndarray
     duration_h: np.ndarray
+    is_oral: np.ndarray
+
+    def repeated(self, further: np.ndarray, interval_h: np.ndarray) -> Doses:
+        """Each row and its ``further`` doses, ``(R,)`` int, ``interval_h`` apart."""
+        row = np.repeat(np.arange(len(further)), further + 1)
+        count = np.arange(len(row)) - np.repeat(np.cumsum(further + 1) - further - 1, further + 1)
+        rows = Doses(**{name: value[row] for name, value in vars(self).items()})
+        return replace(rows, time_h=rows.time_h + count * interval_h[row])
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,10 @@ def read_doses(frame: pl.DataFrame, subject: np.ndarray, covariates: dict[str, n
     """Dose rows, converted and checked."""
     mw, weight = covariates["mw_g_mol"][subject], covariates["body_weight_kg"][subject]
     route = text(frame, "route")
-    known = route.is_in(ROUTES).fill_null(False).to_numpy()
+    known = route.is_in(list(ROUTES)).fill_null(False).to_numpy()
     given = route.is_not_null().to_numpy()
     refuse(frame, ~given, where, "route", "is missing", allowed=", ".join(ROUTES))
-    refuse(frame, ~known, where, "route", "cannot be modelled", values=route, allowed=", ".join(ROUTES),
-           hint="this version models intravenous doses; oral and other routes are not among them")  # fmt: skip
+    refuse(frame, ~known, where, "route", "cannot be modelled", values=route, allowed=", ".join(ROUTES))
     dose = numbers(frame, "dose", where)
     refuse(frame, np.isnan(dose), where, "dose", "is missing", allowed="> 0")
     refuse(frame, ~(dose > 0), where, "dose", values=dose, allowed="> 0")
@@ -60,15 +69,31 @@ def read_doses(frame: pl.DataFrame, subject: np.ndarray, covariates: dict[str, n
     infused = (route == "iv_infusion").to_numpy()
     refuse(frame, infused & ~(duration > 0), where, "duration", "is missing or not positive", allowed="> 0",
            hint="an infusion needs its duration; use route iv_bolus for a bolus")  # fmt: skip
-    refuse(frame, ~infused & (duration != 0) & ~np.isnan(duration), where, "duration", "is given for a bolus",
+    refuse(frame, ~infused & (duration != 0) & ~np.isnan(duration), where, "duration", "is given without an infusion",
            values=duration, allowed="empty or 0", hint="use route iv_infusion")  # fmt: skip
     duration = np.where(infused, duration, np.nan)
-    return Doses(
+    doses = Doses(
         subject=subject,
         time_h=_time_h(frame, where),
         dose_mg=in_unit(frame, "dose", dose, "mg", where, mw, weight),
         duration_h=np.where(infused, in_unit(frame, "duration", duration, "h", where), 0.0),
+        is_oral=(route == "oral").to_numpy(),
     )
+    return doses.repeated(*_repeats(frame, where))
+
+
+def _repeats(frame: pl.DataFrame, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Further doses of each row, int, and their interval, h."""
+    addl, interval = numbers(frame, "addl", where), numbers(frame, "ii", where)
+    further = np.nan_to_num(addl)
+    whole = (further >= 0) & (further == np.floor(further))
+    refuse(frame, ~whole, where, "addl", "is no number of doses", values=addl, allowed="a whole number >= 0")
+    many = np.cumsum(further + 1) > MAX_DOSES
+    refuse(frame, many, where, "addl", "makes too many doses", values=addl, allowed=f"{MAX_DOSES:,} in the file")
+    refuse(frame, (further > 0) & ~(interval > 0), where, "ii", "is missing or not positive", values=interval,
+           unit="", allowed="> 0 where addl is given")  # fmt: skip
+    interval_h = in_unit(frame, "ii", np.where(further > 0, interval, np.nan), "h", where)
+    return further.astype(np.int64), np.where(further > 0, interval_h, 0.0)
 
 
 def _time_h(frame: pl.DataFrame, where: str) -> np.ndarray:
@@ -126,11 +151,13 @@ def read_observations(
     lloq_mg_l = np.where(below_x, conc_mg_l, lloq_mg_l)
     censored = below_x | (np.isnan(conc_mg_l)) | (conc_mg_l < lloq_mg_l)
     conc_mg_l = np.where(censored, lloq_mg_l, conc_mg_l)
-    _refuse_twice(frame, (subject, matrix, organ, time_h), where)
+    refuse_twice(frame, (subject, matrix, organ, time_h), where)
     return Observations(subject, organ, matrix, time_h, conc_mg_l, censored, lloq_mg_l)
 
 
-def after_first_dose(frame: pl.DataFrame, seen: Observations, doses: Doses, n: int, where: str) -> Observations:
+def after_first_dose(
+    frame: pl.DataFrame, seen: Observations, doses: Doses, n: int, where: str, conc: str = "conc"
+) -> Observations:
     """Observations of ``n`` subjects without those that no model without a baseline can predict.
 
     They lie at or before a first dose that is after time 0. A value above 0 there is refused. A first dose at time 0
@@ -140,15 +167,15 @@ def after_first_dose(frame: pl.DataFrame, seen: Observations, doses: Doses, n: i
     np.minimum.at(first, doses.subject, doses.time_h)
     begin = first[seen.subject]
     early = (begin > 0) & (seen.time_h <= begin)
-    refuse(frame, early & ~seen.censored & (seen.conc_mg_l > 0), where, "conc", "is measured before the first dose",
+    refuse(frame, early & ~seen.censored & (seen.conc_mg_l > 0), where, conc, "is measured before the first dose",
            values=seen.conc_mg_l, unit="mg/L", allowed="0, below the limit, or after the dose",
            hint="a baseline cannot be predicted: leave the row out, or give the earlier dose too")  # fmt: skip
     return seen.of(~early)
 
 
-def _refuse_twice(frame: pl.DataFrame, key: tuple[np.ndarray, ...], where: str) -> None:
-    """Refuse the first row whose subject, matrix, organ and time stood before."""
+def refuse_twice(frame: pl.DataFrame, key: tuple[np.ndarray, ...], where: str, time: str = "time") -> None:
+    """Refuse the first row whose subject, matrix, organ and time stood before; ``time`` is its column."""
     keys = pl.DataFrame({str(i): values for i, values in enumerate(key)})
     is_first = keys.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-    refuse(frame, ~is_first, where, "time", "is given twice for one subject, matrix and organ",
-           values=text(frame, "time"), hint="keep one value, or name replicates as subjects")  # fmt: skip
+    refuse(frame, ~is_first, where, time, "is given twice for one subject, matrix and organ",
+           values=text(frame, time), hint="keep one value, or name replicates as subjects")  # fmt: skip
