@@ -94,8 +94,8 @@ def simulate(
         out: New folder for the dataset, or an fsspec URL.
         n: Number of curves.
         task: T1: fixed body, hub. T2: bodies of 40-120 kg, circulation. T3: infusions, oral and repeated doses,
-            irregular times. T4: saturable metabolism. T5: adults; T5-children, T5-rat, T5-wide: test sets for it. T6: T2 for few
-            curves. T7: descriptors instead of Kp and clearances. (Default T1.)
+            irregular times. T4: saturable metabolism. T5: adults; T5-children, T5-rat, T5-wide: test sets for it.
+            T6: T2 for few curves. T7: descriptors instead of Kp and clearances. (Default T1.)
         config: TOML file with any of the keys n, task, seed, shard_size, workers, ray, max_failed; flags win over it.
         seed: Seed; curve i of a seed is the same whatever N. (Default 0.)
         shard_size: Curves per shard. (Default 4096.)
@@ -104,19 +104,23 @@ def simulate(
         max_failed: Fraction of curves that may be unsolvable before the run fails. (Default 0.001.)
         quiet: No progress bar.
     """
+    from perfuse.cli_progress import curves_progress
     from perfuse.data.simulation import simulate_dataset
-    from perfuse.progress import curves_progress
 
     flags: dict[str, int | float | str | None] = {
         "n": n, "task": task, "seed": seed, "shard_size": shard_size, "workers": workers, "ray": ray,
         "max_failed": max_failed,
     }  # fmt: skip
     options = simulation_options(flags, config)
-    with curves_progress(options.n, None if quiet else _console(stderr=True)) as progress:
-        report = simulate_dataset(
-            options.task, options.n, options.seed, location(out), options.shard_size, workers=options.workers,
-            ray=options.ray, max_failed=options.max_failed, progress=progress,
-        )  # fmt: skip
+    try:
+        with curves_progress(options.n, None if quiet else _console(stderr=True)) as progress:
+            report = simulate_dataset(
+                options.task, options.n, options.seed, location(out), options.shard_size, workers=options.workers,
+                ray=options.ray, max_failed=options.max_failed, progress=progress,
+            )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit):
+        print("perfuse: finished shards are kept: the same command continues from there", file=sys.stderr)
+        raise
     for failure in report.failures:
         print(f"not solved: {failure['curve_id']}: {failure['reason']}", file=sys.stderr)
     if not quiet:

@@ -576,23 +576,23 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_terminated_simulation_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_terminated_simulation_can_be_continued(tmp_path: Path) -> None:
     command = [
-        sys.executable,
-        "-m",
-        "perfuse",
-        "simulate",
-        str(tmp_path / "d"),
-        "--n",
-        "1000000",
-        "--shard-size",
-        "512",
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        sys.executable, "-m", "perfuse", "simulate", str(tmp_path / "d"), "--n", "20000", "--shard-size", "512",
+        "--quiet",
+    ]  # fmt: skip
+    work = tmp_path / ".d.simulating"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         deadline = time.monotonic() + 60
-        while not any(tmp_path.rglob("*.arrow")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert any(tmp_path.rglob("*.arrow"))
+        while not any(work.rglob("notes/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert any(work.rglob("notes/*.json"))
         process.terminate()
-        assert process.wait(60) == 143
-    assert list(tmp_path.iterdir()) == []
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.strip() == "perfuse: finished shards are kept: the same command continues from there"
+    assert list(tmp_path.iterdir()) == [work]
+    assert not (work / "lock").exists()
+    done = subprocess.run([*command[:-1]], capture_output=True, text=True, timeout=120, check=True)
+    assert "from an earlier run" in done.stdout
+    assert [f.name for f in tmp_path.iterdir()] == ["d"]

@@ -15,7 +15,6 @@ from perfuse.pk import partition
 from perfuse.pk.partition import HUMAN_COMPOSITION, KP_METHODS, PLASMA_COMPOSITION, PartitionInputs
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, human_reference
 
-
 LIPID_METHODS = ("poulin-theil", "berezhkovskiy")
 
 

@@ -122,7 +122,10 @@ def test_measured_partition_coefficients(perfuse_data: Path, method: str, bound:
     numbers = lambda text: tuple(float(x) for x in text.split(",") if x)  # noqa: E731
     errors = []
     for row in rows:
-        if float(row["fup_fraction"] or 0) <= 0 or not row["logp"]:
+        if (
+            min(float(row[name] or 0) for name in ("fup_fraction", "kp_tissue_to_plasma_observed")) <= 0
+            or not row["logp"]
+        ):
             continue
         drug = PartitionInputs(
             float(row["logp"]), float(row["fup_fraction"]), numbers(row["httk_pka_donor_acid_list"]),
