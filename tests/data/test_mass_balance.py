@@ -44,3 +44,12 @@ def test_linear_kinetics_balance_to_1e_10(task: str) -> None:
     assert len(LINEAR) * BLOCKS_EACH * BLOCK_CURVES >= 10_000
     for block in range(BLOCKS_EACH):
         check(draw_block(task, 12345, block), 1e-10)
+
+
+def test_saturable_kinetics_balance_to_1e_6() -> None:
+    for block in range(BLOCKS_EACH):
+        check(draw_block("T4", 12345, block), 1e-6)
+
+
+def test_permeability_limited_organs_balance_too() -> None:
+    check(draw_block("T7", 12345, 0), 1e-10)

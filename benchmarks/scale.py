@@ -1,0 +1,146 @@
+"""Simulating, and reading back, as many curves as asked: rate by workers, resident memory, and shuffled reads.
+
+    python benchmarks/scale.py                 # 100,000 curves, 1 and 2 processes
+    python benchmarks/scale.py --n 1000000     # 13 GB of disk
+
+Memory is RssAnon (a memory map's pages are not the program's), sampled every 50 ms over this process and its children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # python benchmarks/scale.py
+
+from benchmarks.common import machine, machine_line
+from perfuse.data.simulate import simulate_block
+from perfuse.data.simulation import simulate_dataset
+from perfuse.data.store import CurveStore
+from perfuse.data.table import dose_events, system_parameters
+from perfuse.data.tasks import draw_block
+from perfuse.pk.mechanistic import solve
+
+BATCH = 256
+
+
+class MemoryWatch:
+    """Peak RssAnon, MB, of this process and of its largest child."""
+
+    def __enter__(self) -> MemoryWatch:
+        self.own = self.child = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.05):
+            self.own = max(self.own, rss_anon_mb(me.pid))
+            for child in me.children(recursive=True):
+                self.child = max(self.child, rss_anon_mb(child.pid))
+
+
+def rss_anon_mb(pid: int) -> float:
+    """Resident anonymous memory of a process, MB; 0 when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def solver_share(task: str) -> float:
+    """Share of a block's time that the solver takes, one thread."""
+    torch.set_num_threads(1)
+    table = draw_block(task, 0, 0)
+    system, doses, time_h = system_parameters(table), dose_events(table), torch.as_tensor(table.time_h)
+    simulate_block(task, 0, 0)
+    best = {"solver": float("inf"), "block": float("inf")}
+    for i in range(12):
+        for name, run in (
+            ("solver", lambda: solve(system, doses, time_h)),
+            ("block", lambda i=i: simulate_block(task, 1, i)),
+        ):
+            began = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best["solver"] / best["block"]
+
+
+def shuffled_read(path: Path, batches: int = 400) -> dict[str, float]:
+    """GB/s of shuffled batches of 256 by the store, and by a bare gather of the same rows of the same map."""
+    store = CurveStore.open(path)
+    random = np.random.default_rng(0)
+    rows = [random.integers(0, len(store), BATCH) for _ in range(batches)]
+    views, offsets = store._views["conc_mg_l"], store._offsets
+    size = BATCH * views[0][0].nbytes
+    for batch in rows[:40]:  # into the page cache, as far as it goes
+        store.take(batch)
+
+    def bare(batch: np.ndarray) -> None:
+        shard = np.searchsorted(offsets, batch, side="right") - 1
+        np.stack([views[s][r - offsets[s]] for s, r in zip(shard, batch, strict=True)])
+
+    out = {}
+    for name, read in (("store", store.take), ("gather", bare), ("store again", store.take)):
+        began = time.perf_counter()
+        for batch in rows:
+            read(batch)
+        seconds = time.perf_counter() - began
+        out[name] = batches * size / seconds / 1e9
+        out[f"{name}, ms a batch"] = seconds / batches * 1e3
+    return out
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the figures as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=100_000)
+    parser.add_argument("--task", default="T1")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--dir", type=Path, default=None, help="where to write (default: a temporary folder)")
+    args = parser.parse_args(arguments)
+    print(machine_line(machine()))
+    print(f"\nsolver's share of a {args.task} block, one thread: {100 * solver_share(args.task):.0f} %")
+    folder = Path(tempfile.mkdtemp(dir=args.dir))
+    try:
+        print("\n| processes | curves | s | curves/s | GB | peak RssAnon, driver / worker, MB |")
+        print("|---|---|---|---|---|---|")
+        for workers in args.workers:
+            out = folder / str(workers)
+            with MemoryWatch() as memory:
+                report = simulate_dataset(args.task, args.n, 0, out, workers=workers)
+            print(f"| {workers} | {report.n_curves:,} | {report.seconds:.1f} | {report.rate_curves_s:,.0f} | "
+                  f"{report.n_bytes / 1e9:.2f} | {memory.own:.0f} / {memory.child:.0f} |", flush=True)  # fmt: skip
+            if workers != args.workers[-1]:
+                shutil.rmtree(out)
+        with MemoryWatch() as memory:
+            read = shuffled_read(folder / str(args.workers[-1]))
+        print(
+            f"\nread back shuffled, batches of {BATCH} (concentrations only count): "
+            + ", ".join(f"{k} {v:.2f}{'' if 'ms' in k else ' GB/s'}" for k, v in read.items())
+            + f"; peak RssAnon {memory.own:.0f} MB"
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
