@@ -198,14 +198,13 @@ def _equations(name: str, n: int, seed: int) -> list[CurveEquations]:
     return curve_equations(case.system, case.doses)
 
 
-def solver_turn(name: str, solver: str, tolerance: float, s: Settings, start: int) -> float:
-    """Curves/s of one arm in this process; ``start`` says where among the curves LSODA begins."""
+def solver_turn(name: str, solver: str, tolerance: float, s: Settings) -> float:
+    """Curves/s of one arm in this process."""
     torch.set_num_threads(1)
     case = case_named(name, s.curves, s.seed)
     if solver == "perfuse":
-        solved(case, tolerance)
         return rate(lambda: solved(case, tolerance), s.curves, s.turn_s)
-    equations, next_row = _equations(name, s.curves, s.seed), start
+    equations, next_row = _equations(name, s.curves, s.seed), 0
 
     def one() -> None:
         nonlocal next_row
@@ -256,30 +255,32 @@ class SpeedRow:
 
 
 def _turns(
-    pool: ProcessPoolExecutor, name: str, tolerances: dict[str, float], s: Settings
+    pools: Sequence[ProcessPoolExecutor], name: str, tolerances: dict[str, float], s: Settings
 ) -> dict[str, Callable[[], float]]:
     """Arms: the package in one process and in two, LSODA in one."""
 
-    def turn(solver: str, starts: Sequence[int]) -> float:
-        jobs = [pool.submit(solver_turn, name, solver, tolerances[solver], s, start) for start in starts]
+    def turn(solver: str, processes: int) -> float:
+        jobs = [pool.submit(solver_turn, name, solver, tolerances[solver], s) for pool in pools[:processes]]
         return sum(job.result() for job in jobs)
 
     return {
-        "perfuse, 2 processes": lambda: turn("perfuse", (0, 0)),
-        "perfuse, 1 process": lambda: turn("perfuse", (0,)),
-        "LSODA, 1 process": lambda: turn("LSODA", (0,)),
+        "perfuse, 2 processes": lambda: turn("perfuse", 2),
+        "perfuse, 1 process": lambda: turn("perfuse", 1),
+        "LSODA, 1 process": lambda: turn("LSODA", 1),
     }
 
 
 def speed(s: Settings) -> list[SpeedRow]:
     """All cases; three arms each, in turns."""
     rows = []
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    # One pool a process: a pool of two may run two jobs one after the other, each at full speed.
+    pool = lambda: ProcessPoolExecutor(1, mp_context=get_context("spawn"))  # noqa: E731
+    with pool() as first, pool() as second:
         for name, target in TARGETS.items():
             checked = case_named(name, s.curves, s.seed).first(s.checked)
             reference = solve_cvode(checked.system, checked.doses, checked.time_h, rtol=1e-11)
             chosen = {solver: loosest(checked, reference, solver) for solver in ("perfuse", "LSODA")}
-            turns = _turns(pool, name, {k: v[0] for k, v in chosen.items()}, s)
+            turns = _turns((first, second), name, {k: v[0] for k, v in chosen.items()}, s)
             rates: dict[str, list[float]] = {arm: [] for arm in turns}
             for turn in turns.values():  # every process draws its curves once before anything counts
                 turn()

@@ -44,7 +44,7 @@ _STRINGS = ("curve_id", "compound_id", "group_id", "matrix")
 _COLUMNS = tuple(f.name for f in fields(CurveTable) if f.name != "topology")
 _LARGE = ("time_h", "conc_mg_l", "censored")
 """Columns with a time axis: always read from the map; the others are small enough to be kept joined."""
-_JOINED_LIMIT_BYTES = 256 * 2**20
+_JOINED_LIMIT_BYTES = 2**30
 
 
 def _shapes(
@@ -290,7 +290,7 @@ def _manifest_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 class CurveStore:
     """A dataset folder, memory-mapped: a ``CurveSource`` whose rows are read when asked for.
 
-    Columns without a time axis are joined over shards on first use and kept (about 0.6 kB a curve, up to 256 MiB
+    Columns without a time axis are joined over shards on first use and kept (about 0.6 kB a curve, up to 1 GiB
     a dataset); concentrations, times and censoring stay in the map.
     """
 

@@ -194,10 +194,25 @@ def solve(system: SystemParameters, doses: DoseEvents, time_h: Tensor, with_sink
     generator = generator_matrix(topology, mechanistic_rates(system), with_sinks)
     if system.is_linear:
         whole = generator if with_sinks else closed(generator)
-        amounts = solve_amounts(whole, topology, doses, time_h, conserve=True)[:, : generator.shape[-1]]
+        amounts = _solve_linear(whole, topology, doses, time_h)[:, : generator.shape[-1]]
     else:
         amounts = _solve_saturable(system, generator, doses, time_h, with_sinks)
     return torch.cat((amounts, not_in_body(doses, time_h)), 1) if with_sinks else amounts
+
+
+_CACHED_CURVES = 128
+"""Curves whose ladders of matrices fit a core's cache."""
+
+
+def _solve_linear(generator: Tensor, topology: Topology, doses: DoseEvents, time_h: Tensor) -> Tensor:
+    """``solve_amounts`` of a closed system; where times are irregular, a cacheful of curves at a time."""
+    if len(generator) <= _CACHED_CURVES or (doses.is_single_initial_bolus and uniform_grid(time_h)):
+        return solve_amounts(generator, topology, doses, time_h, conserve=True)
+    parts = []
+    for start in range(0, len(generator), _CACHED_CURVES):
+        rows = slice(start, start + _CACHED_CURVES)
+        parts.append(solve_amounts(generator[rows], topology, doses.of(rows), time_h[rows], conserve=True))
+    return torch.cat(parts)
 
 
 def saturable_sink(topology: Topology) -> int:

@@ -107,6 +107,10 @@ class DoseEvents:
         moved = _map_tensors(self, lambda t: t.to(*args, **kwargs))
         return replace(moved, route=self.route.to(moved.time_h.device))
 
+    def of(self, rows: slice) -> DoseEvents:
+        """The doses of some curves."""
+        return _map_tensors(self, lambda t: t[rows])
+
     @property
     def is_oral(self) -> Tensor:
         """``(B, D)`` bool: doses by mouth (padding is none)."""
