@@ -45,6 +45,7 @@ _COLUMNS = tuple(f.name for f in fields(CurveTable) if f.name != "topology")
 _LARGE = ("time_h", "conc_mg_l", "censored")
 """Columns with a time axis: always read from the map; the others are small enough to be kept joined."""
 _JOINED_LIMIT_BYTES = 2**30
+_FEW_ROWS_A_SHARD = 4
 
 
 def _shapes(
@@ -399,6 +400,11 @@ class CurveStore:
         self, parts: list[np.ndarray], sorted_rows: np.ndarray, bounds: np.ndarray, order: np.ndarray | None
     ) -> np.ndarray:
         """Rows of a sharded column: each shard's own in one copy, then put into the asked order."""
+        if 0 < len(sorted_rows) < len(parts) * _FEW_ROWS_A_SHARD:  # row by row: a visit to each shard would cost more
+            rows = sorted_rows if order is None else sorted_rows[np.argsort(order)]
+            shards = np.searchsorted(self._offsets, rows, side="right") - 1
+            local = rows - self._offsets[shards]
+            return np.stack([parts[s][r] for s, r in zip(shards.tolist(), local.tolist(), strict=True)])
         out = np.empty((len(sorted_rows), *parts[0].shape[1:]), dtype=parts[0].dtype)
         for i, part in enumerate(parts):
             lo, hi = bounds[i], bounds[i + 1]
