@@ -36,7 +36,7 @@ from perfuse.evaluation.verdict import NETWORK_FREE, TRIVIAL, show_gmfe, show_pe
 REPORT_NAME = "report.html"
 LIMITS = (
     "Accuracy on simulated curves is accuracy in reproducing equations. It is not accuracy on people.",
-    "This version models intravenous doses and linear kinetics; saturation, oral absorption and interactions are not.",
+    "The networks model linear kinetics; flux and loglinear-rates any regimen, the others intravenous doses alone.",
     "t = 0 and values below the limit of quantification (LOQ) do not count; predictions are raised to LOQ/100, none is "
     "dropped.",
     "A network interpolates: bodies, clearances or partition coefficients outside the training range are not covered.",
