@@ -144,13 +144,32 @@ def test_subjects(subject: dict[str, Any], check: Any) -> None:
     assert (solved.conc_mg_l >= 0).all()
 
 
+def test_a_condition_reaches_the_drug_where_enzymes_and_protein_are_said() -> None:
+    drug = {"name": "d", "mw_g_mol": 300.0, "logp": 2.0, "fup": 0.1, "clint_ul_min_million_cells": 20.0}
+    body = {"condition": "hepatic:C"}
+    only_body = study_from(edited(drug=drug, subject=body))
+    both = study_from(edited(drug=drug, subject=body | {"enzymes": {"CYP3A4": 1.0}, "binding_protein": "albumin"}))
+    assert only_body.drug.fup == 0.1
+    assert both.drug.fup == pytest.approx(1 / (1 + 0.5 * 9))
+    assert both.drug.clint_ul_min_million_cells == pytest.approx(0.4 * 20)
+    for extra, message in (
+        ({"enzymes": {"CYP9": 1.0}}, "CYP9"),
+        ({"binding_protein": "glue"}, "protein"),
+        ({"enzymes": 3}, "no table"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study_from(edited(drug=drug, subject=body | extra))
+    with pytest.raises(InputError, match="need a condition"):
+        study_from(edited(subject={"binding_protein": "albumin"}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"colour": 1}, "colour is no known section"), ({"drug__colour": 1}, "colour is no known key"),
         ({"drug__fup": 2.0}, "fup"), ({"subject__age_year": 1.0}, "age_year"), ({"subject__sex": "x"}, "sex"),
         ({"subject__condition": "tired"}, "condition is unknown"),
-        ({"subject__condition": "renal:bad"}, "renal is unknown"),
+        ({"subject__condition": "renal:bad"}, "condition is unknown"),
         ({"subject__species": "cat"}, "species is unknown"), ({"subject": {"condition": "obese"}}, "obesity needs it"),
         ({"population__n": 0}, "exclude each other"), ({"dose": []}, "dose is missing"),
         ({"dose": 3}, "no list of tables"),

@@ -10,7 +10,7 @@ import pytest
 
 from perfuse.errors import InputError
 from perfuse.pk import anatomy
-from perfuse.pk.growth import for_person, gfr_maturation, reference_bodies, reference_person
+from perfuse.pk.growth import for_person, gfr_ageing, gfr_maturation, reference_bodies, reference_person
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, check_flow_balance, human_reference, rat_reference
 
 
@@ -48,6 +48,45 @@ def test_between_the_ages_everything_is_positive_balanced_and_smooth(sex: str) -
     weight_ratio = bodies.flow_l_h[:, ORGAN_INDEX["brain"]] / bodies.volume_l[:, ORGAN_INDEX["brain"]]
     at_five = np.argmin(np.abs(ages - 5))
     assert weight_ratio[at_five] == pytest.approx(71 * 10 * 60 / 1000, rel=0.01)  # Chiron 1992
+
+
+_INCH_CM, _POUND_KG = 2.54, 0.45359237
+NHANES_II_MEDIAN = {  # ages 3, 6, 9, 12, 15, 18 (completed years): height in inches, weight in pounds
+    "male": ((38.9, 47.2, 53.6, 59.8, 67.3, 69.6), (34.1, 48.6, 66.5, 93.8, 132.6, 155.3)),
+    "female": ((38.4, 46.6, 53.1, 61.0, 64.2, 64.1), (32.6, 47.0, 65.5, 100.1, 117.6, 124.5)),
+}
+"""Of the United States, 1976-1980: NCHS (Najjar MF, Rowland M. Vital Health Stat 11 1987;238)."""
+
+
+@pytest.mark.parametrize("sex", ["male", "female"])
+def test_between_the_ages_children_are_as_large_as_those_measured(sex: str) -> None:
+    height, weight = (np.asarray(values) for values in NHANES_II_MEDIAN[sex])
+    bodies = reference_bodies(np.asarray([3, 6, 9, 12, 15, 18]) + 0.5, sex)
+    np.testing.assert_allclose(bodies.height_cm, height * _INCH_CM, rtol=0.03)
+    np.testing.assert_allclose(bodies.body_weight_kg, weight * _POUND_KG, rtol=0.08)
+
+
+@pytest.mark.parametrize("sex", ["male", "female"])
+def test_childrens_circulation_is_plausible_per_body_surface(sex: str) -> None:
+    """Cardiac index 3-5 L/min per m2 at rest, GFR about 90-130 mL/min per 1.73 m2 from two years on."""
+    bodies = reference_bodies(np.linspace(2, 20, 50), sex)
+    surface_m2 = np.sqrt(bodies.height_cm * bodies.body_weight_kg / 3600)
+    index = bodies.flow_l_h[:, ORGAN_INDEX["lung"]] / 60 / surface_m2
+    assert (index > 3).all()
+    assert (index < 5).all()
+    gfr = bodies.gfr_l_h * 1000 / 60 / surface_m2 * 1.73
+    assert (gfr > 90).all()
+    assert (gfr < 130).all()
+
+
+def test_filtration_declines_from_35_years_on() -> None:
+    for sex, per_decade in (("male", 6.6), ("female", 7.7)):
+        assert gfr_ageing(20.0, sex) == gfr_ageing(35.0, sex) == 1
+        assert gfr_ageing(75.0, sex) == pytest.approx(1 - 4 * per_decade / 100)
+        young, old = reference_person(35, sex), reference_person(65, sex)
+        assert old.gfr_l_h / young.gfr_l_h == pytest.approx(1 - 3 * per_decade / 100, rel=1e-4)
+        np.testing.assert_array_equal(old.volume_l, young.volume_l)
+        assert reference_person(100, sex).gfr_l_h > 0
 
 
 def test_filtration_matures_within_the_first_two_years() -> None:
@@ -90,22 +129,61 @@ def test_the_rat_adds_up() -> None:
     assert rat.species == "rat"
 
 
+def _rows(path: Path, key: str) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8") as handle:
+        return {row[key]: row for row in csv.DictReader(handle)}
+
+
 @pytest.mark.real_data
 def test_the_rat_agrees_with_an_independent_table(perfuse_data: Path) -> None:
-    with (perfuse_data / "reference_physiology_rat_httk.csv").open(encoding="utf-8") as handle:
-        rows = {row["organ"]: row for row in csv.DictReader(handle)}
-    rat = rat_reference()
+    rows = _rows(perfuse_data / "reference_physiology_rat_httk.csv", "organ")
+    rat, portal = rat_reference(), ("gut", "pancreas")
     for organ in ("liver", "kidney", "brain", "heart", "muscle", "adipose", "skin", "bone", "spleen"):
         i = ORGAN_INDEX[organ]
         assert rat.volume_l[i] == pytest.approx(float(rows[organ]["volume_L_0p25kg_rat"]), rel=2e-3), organ
         assert rat.flow_l_h[i] == pytest.approx(float(rows[organ]["flow_L_per_h_0p25kg_rat"]), rel=2e-3), organ
+    for organ in ("lung", "gut"):
+        assert rat.volume_l[ORGAN_INDEX[organ]] == pytest.approx(float(rows[organ]["volume_L_0p25kg_rat"]), rel=2e-3)
+    gut_flow = rat.flow_l_h[[ORGAN_INDEX[o] for o in portal]].sum()
+    assert gut_flow == pytest.approx(float(rows["gut"]["flow_L_per_h_0p25kg_rat"]), rel=2e-3)
 
 
 @pytest.mark.real_data
-def test_adult_flows_lie_near_an_independent_table(perfuse_data: Path) -> None:
-    with (perfuse_data / "reference_physiology_14_organs_human.csv").open(encoding="utf-8") as handle:
-        rows = {row["organ"]: row for row in csv.DictReader(handle)}
-    man = reference_person(30, "male").scaled(70.0)
-    for organ in ("liver", "kidney", "brain", "muscle", "heart"):
-        other = float(rows[organ]["httk_flow_L_per_h_70kg"])
-        assert 0.6 < man.flow_l_h[ORGAN_INDEX[organ]] / other < 1.6, organ
+def test_the_whole_rat_agrees_with_an_independent_table(perfuse_data: Path) -> None:
+    rows = _rows(perfuse_data / "httk_physiology_human_rat.csv", "Parameter")
+    rat, of_weight = rat_reference(), 0.25**0.75 * 60 / 1000
+    assert rat.cardiac_output_l_h == pytest.approx(float(rows["Cardiac Output"]["Rat"]) * of_weight, rel=2e-3)
+    assert rat.gfr_l_h == pytest.approx(float(rows["GFR"]["Rat"]) * of_weight, rel=2e-3)
+    assert rat.haematocrit == float(rows["Hematocrit"]["Rat"])
+    plasma_ml = rat.volume_l[ORGAN_INDEX["blood"]] * 1000 * (1 - rat.haematocrit)
+    assert plasma_ml == pytest.approx(float(rows["Plasma Volume"]["Rat"]) * 0.25, rel=5e-3)
+
+
+@pytest.mark.real_data
+def test_the_man_is_icrp_89s_and_lies_near_an_independent_one(perfuse_data: Path) -> None:
+    rows = _rows(perfuse_data / "reference_physiology_14_organs_human.csv", "organ")
+    man = reference_person(30, "male")
+    for organ in ORGANS:
+        i = ORGAN_INDEX[organ]
+        assert man.volume_l[i] == pytest.approx(float(rows[organ]["icrp89_male_mass_kg_73kg"])), organ
+        if organ != "blood":
+            percent = float(rows[organ]["icrp89_flow_percent_of_cardiac_output"])
+            assert man.flow_l_h[i] == pytest.approx(percent / 100 * 390), organ
+    of_70_kg = man.scaled(70.0)
+    for organ in ("blood", "liver", "kidney", "brain", "heart", "lung", "muscle", "gut"):
+        other = float(rows[organ]["httk_volume_L_70kg"])
+        assert of_70_kg.volume_l[ORGAN_INDEX[organ]] == pytest.approx(other, rel=0.06), organ
+    for organ in ("liver", "kidney", "brain", "heart", "muscle", "lung"):  # another cardiac output: 5.6 L/min
+        other = float(rows[organ]["httk_flow_L_per_h_70kg"]) / 336
+        assert of_70_kg.flow_l_h[ORGAN_INDEX[organ]] / of_70_kg.cardiac_output_l_h == pytest.approx(other, rel=0.27)
+
+
+@pytest.mark.real_data
+def test_the_whole_man_lies_near_an_independent_one(perfuse_data: Path) -> None:
+    rows = _rows(perfuse_data / "httk_physiology_human_rat.csv", "Parameter")
+    man, of_weight = reference_person(30, "male").scaled(70.0), 70**0.75
+    assert man.gfr_ml_min == pytest.approx(float(rows["GFR"]["Human"]) * of_weight, rel=0.05)
+    assert man.haematocrit == pytest.approx(float(rows["Hematocrit"]["Human"]), rel=0.02)
+    plasma_ml_kg = man.volume_l[ORGAN_INDEX["blood"]] / 70 * 1000 * (1 - man.haematocrit)
+    assert plasma_ml_kg == pytest.approx(float(rows["Plasma Volume"]["Human"]), rel=0.05)
+    assert man.cardiac_output_l_h / 0.06 == pytest.approx(float(rows["Cardiac Output"]["Human"]) * of_weight, rel=0.15)

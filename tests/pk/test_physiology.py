@@ -16,6 +16,13 @@ def test_human_flows_sum_to_cardiac_output_at_any_weight() -> None:
     assert human_reference(70).volume_l[ORGAN_INDEX["liver"]] == pytest.approx(1.726, rel=1e-3)
 
 
+def test_portal_vein_and_hepatic_artery_feed_the_liver() -> None:
+    man = human_reference(70)
+    assert man.portal_flow_l_h + man.hepatic_artery_l_h == pytest.approx(man.flow_l_h[ORGAN_INDEX["liver"]])
+    assert man.hepatic_artery_l_h / man.cardiac_output_l_h == pytest.approx(0.065)  # ICRP 89, table 2.40
+    assert man.gfr_ml_min == pytest.approx(120)
+
+
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), 301])
 def test_impossible_body_weight_is_refused(weight: float) -> None:
     with pytest.raises(InputError, match="body_weight_kg"):

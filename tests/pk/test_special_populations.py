@@ -6,29 +6,60 @@ import numpy as np
 import pytest
 
 from perfuse.errors import InputError
+from perfuse.pk.drug_factors import ENZYMES
 from perfuse.pk.growth import reference_person
 from perfuse.pk.physiology import ORGAN_INDEX, check_flow_balance, human_reference
 from perfuse.pk.special_populations import (
-    DrugFactors,
     hepatic_impairment,
     lean_body_weight_kg,
     obese,
+    renal_class,
     renal_impairment,
 )
 
-MAN = reference_person(40, "male")
+MAN = reference_person(35, "male")
 
 
-@pytest.mark.parametrize(("severity", "gfr_ml_min"), [("mild", 75), ("moderate", 45), ("severe", 22)])
-def test_renal_impairment(severity: str, gfr_ml_min: float) -> None:
+@pytest.mark.parametrize(
+    ("severity", "gfr_ml_min", "haematocrit_percent", "fup_ratio"),
+    [("mild", 75, 45.2, 1.0), ("moderate", 45, 43.6, 1.07), ("severe", 22, 41.7, 1.16), ("failure", 7.5, 34.3, 1.55)],
+)
+def test_renal_impairment(severity: str, gfr_ml_min: float, haematocrit_percent: float, fup_ratio: float) -> None:
     ill, factors = renal_impairment(MAN, severity)
-    kidney = ORGAN_INDEX["kidney"]
+    kidney, muscle, skin = (ORGAN_INDEX[o] for o in ("kidney", "muscle", "skin"))
     assert ill.gfr_l_h / MAN.gfr_l_h == pytest.approx(gfr_ml_min / 120)
     assert ill.flow_l_h[kidney] / MAN.flow_l_h[kidney] == pytest.approx(gfr_ml_min / 120)
     assert ill.cardiac_output_l_h == MAN.cardiac_output_l_h
+    assert ill.flow_l_h[muscle] / ill.flow_l_h[skin] == pytest.approx(MAN.flow_l_h[muscle] / MAN.flow_l_h[skin])
+    assert ill.flow_l_h[ORGAN_INDEX["liver"]] == MAN.flow_l_h[ORGAN_INDEX["liver"]]
+    assert ill.portal_flow_l_h == MAN.portal_flow_l_h
     check_flow_balance(ill.flow_l_h)
     assert ill.volume_l is MAN.volume_l
-    assert factors.fup(0.3) == pytest.approx(0.3)
+    assert ill.haematocrit / MAN.haematocrit == pytest.approx(haematocrit_percent / 45.5)
+    assert factors.fup(1e-5) / 1e-5 == pytest.approx(fup_ratio, rel=1e-4)
+    assert factors.fup(0.97) < 1
+    assert factors.clint == {}
+
+
+def test_a_measured_gfr_has_the_class_it_lies_in() -> None:
+    for gfr_ml_min, severity in ((60, "mild"), (59.9, "moderate"), (30, "moderate"), (15, "severe"), (14, "failure")):
+        assert renal_class(gfr_ml_min) == severity
+        ill, factors = renal_impairment(MAN, gfr_ml_min=gfr_ml_min)
+        of_class, class_factors = renal_impairment(MAN, severity)
+        assert (ill.haematocrit, factors) == (of_class.haematocrit, class_factors)
+        assert ill.gfr_l_h / MAN.gfr_l_h == pytest.approx(gfr_ml_min / 120)
+    nearly, factors = renal_impairment(MAN, gfr_ml_min=100)
+    assert (nearly.haematocrit, factors.albumin) == (MAN.haematocrit, 1.0)
+
+
+def test_age_and_disease_do_not_count_twice() -> None:
+    old, young = reference_person(80, "female"), reference_person(30, "female")
+    assert renal_impairment(old, "severe")[0].gfr_l_h == pytest.approx(
+        renal_impairment(young, "severe")[0].gfr_l_h, rel=1e-4
+    )
+    assert renal_impairment(old, gfr_ml_min=110)[0].gfr_l_h == old.gfr_l_h  # has less already
+    nobody = human_reference(70)  # neither age nor sex
+    assert renal_impairment(nobody, "moderate")[0].gfr_ml_min == pytest.approx(45)
 
 
 @pytest.mark.parametrize(
@@ -45,18 +76,10 @@ def test_hepatic_impairment(grade: str, portal: float, artery: float, liver: flo
     assert arterial == pytest.approx(artery)
     assert ill.volume_l[i["liver"]] / MAN.volume_l[i["liver"]] == pytest.approx(liver)
     assert ill.volume_l.sum() == pytest.approx(MAN.body_weight_kg)
+    assert ill.cardiac_output_l_h > MAN.cardiac_output_l_h
     assert factors.fup(0.01) > 0.01
-    assert factors.clint["CYP3A4"] <= 1
+    assert set(factors.clint) == set(ENZYMES)
     assert ill.haematocrit < MAN.haematocrit
-
-
-def test_less_binding_protein_frees_drug() -> None:
-    half = DrugFactors({}, albumin=0.5)
-    assert half.fup(0.5) == pytest.approx(1 / 1.5)
-    assert half.fup(0.5, "alpha1_acid_glycoprotein") == 0.5
-    for wrong in ((0.0, "albumin"), (1.2, "albumin"), (0.5, "lipoprotein")):
-        with pytest.raises(InputError):
-            half.fup(*wrong)
 
 
 def test_obesity_puts_most_of_the_excess_into_fat() -> None:
@@ -66,6 +89,12 @@ def test_obesity_puts_most_of_the_excess_into_fat() -> None:
     assert gained[ORGAN_INDEX["adipose"]] > 0.6 * (140 - 73)
     check_flow_balance(heavy.flow_l_h)
     assert heavy.cardiac_output_l_h / MAN.cardiac_output_l_h == pytest.approx(np.sqrt(140 / 73))
+    brain, liver, muscle = (ORGAN_INDEX[o] for o in ("brain", "liver", "muscle"))
+    assert (heavy.volume_l[brain], heavy.flow_l_h[brain]) == (MAN.volume_l[brain], MAN.flow_l_h[brain])
+    lean = lean_body_weight_kg(140, 176, "male") / lean_body_weight_kg(73, 176, "male")
+    np.testing.assert_allclose(heavy.volume_l[[liver, muscle]] / MAN.volume_l[[liver, muscle]], lean)
+    fat = ORGAN_INDEX["adipose"]
+    assert heavy.flow_l_h[fat] / heavy.volume_l[fat] < MAN.flow_l_h[fat] / MAN.volume_l[fat]
     np.testing.assert_allclose(obese(MAN, MAN.body_weight_kg)[0].volume_l, MAN.volume_l)
 
 
@@ -80,7 +109,13 @@ def test_lean_body_weight_of_janmahasatian() -> None:
     ("make", "message"),
     [
         (lambda: renal_impairment(MAN, "bad"), "renal is unknown"),
+        (lambda: renal_impairment(MAN), "give one of them"),
+        (lambda: renal_impairment(MAN, "mild", gfr_ml_min=70), "give one of them"),
+        (lambda: renal_impairment(MAN, gfr_ml_min=0), "gfr_ml_min"),
+        (lambda: renal_impairment(MAN, gfr_ml_min=121), "gfr_ml_min"),
+        (lambda: renal_impairment(MAN, gfr_ml_min=float("nan")), "gfr_ml_min"),
         (lambda: hepatic_impairment(MAN, "D"), "hepatic is unknown"),
+        (lambda: obese(reference_person(12, "male"), 90.0), "age_year"),
         (lambda: obese(MAN, 50.0), "body_weight_kg"),
         (lambda: obese(MAN, 301.0), "body_weight_kg"),
         (lambda: obese(human_reference(70), 120.0), "are needed for lean body weight"),

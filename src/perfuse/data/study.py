@@ -15,7 +15,8 @@
     age_year = 35
     sex = "female"
     body_weight_kg = 62           # optional, as are height_cm and condition
-    condition = "renal:moderate"  # renal:mild|moderate|severe, hepatic:A|B|C, obese (with body_weight_kg)
+    condition = "renal:moderate"  # renal:mild|moderate|severe|failure, hepatic:A|B|C, obese (with body_weight_kg)
+    # enzymes = { CYP3A4 = 0.9 }, binding_protein = "albumin": how the condition reaches the drug (pk.drug_factors)
     # species = "rat"
     # [population]                # ... or many: n = 200, seed = 1, age_range_year = [20, 50], share_female = 0.5
 
@@ -54,29 +55,23 @@ from perfuse.data.drug_file import plain_numbers, quantity, read_drug_file
 from perfuse.data.drug_parameters import DEFAULT_KP_METHOD
 from perfuse.data.inputs import Dose, curve_table_for
 from perfuse.data.stacking import stack_tables
+from perfuse.data.study_people import read_people, section
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
 from perfuse.files import read_toml
 from perfuse.pk.custom_topology import ExtraOrgan
 from perfuse.pk.drug import Drug, located, number
-from perfuse.pk.growth import for_person
 from perfuse.pk.matrix import check_blood_matrix
 from perfuse.pk.partition import KP_METHODS
-from perfuse.pk.physiology import Physiology, hub_reference, rat_reference
-from perfuse.pk.population import sample_population
+from perfuse.pk.physiology import Physiology
 from perfuse.pk.regimen import DoseCourse
-from perfuse.pk.special_populations import hepatic_impairment, obese, renal_impairment
 from perfuse.pk.topology import Topology, circulation, get_topology
 
-MAX_PEOPLE = 100_000
 MAX_TIMES = 100_000
 _SECTIONS = ("drug", "subject", "population", "structure", "organ", "dose", "output")
-_SUBJECT = ("species", "age_year", "sex", "body_weight_kg", "height_cm", "condition")
-_POPULATION = ("n", "seed", "age_range_year", "share_female", "weight_cv", "volume_cv", "flow_cv", "output_cv")
 _STRUCTURE = ("topology", "permeability_limited")
 _DOSE = ("amount_mg", "route", "time_h", "duration_h", "interval_h", "n_doses")
 _OUTPUT = ("times_h", "organs", "matrix", "kp_method", "steady_state_tau_h", "percentiles")
-_OBESE, _RENAL, _HEPATIC = "obese", "renal", "hepatic"
 
 
 @dataclass(frozen=True)
@@ -102,16 +97,6 @@ class Study:
     percentiles: tuple[float, ...]
     is_population: bool
     kp_method: str
-
-
-def _section(data: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    table = data.get(name, {})
-    if not isinstance(table, Mapping):
-        raise InputError(name, "is no table", value=table, hint=f"write [{name}]")
-    for key in table:
-        if key not in allowed:
-            raise InputError(f"{name}.{key}", "is no known key", allowed=", ".join(allowed))
-    return dict(table)
 
 
 def _list(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -144,10 +129,10 @@ def study_from(data: Mapping[str, Any], folder: Path = Path()) -> Study:
     for key in data:
         if key not in _SECTIONS:
             raise InputError(key, "is no known section", allowed=", ".join(_SECTIONS))
-    topology = _topology(_section(data, "structure", _STRUCTURE))
-    people, is_population = _people(data, topology)
-    drug = _drug(data, people[0], folder)
-    output = _section(data, "output", _OUTPUT)
+    topology = _topology(section(data, "structure", _STRUCTURE))
+    people = read_people(data, topology)
+    drug = people.drug_in(_drug(data, people.bodies[0], folder))
+    output = section(data, "output", _OUTPUT)
     extra = tuple(ExtraOrgan.from_mapping(t, f"organ {i}") for i, t in enumerate(_list(data, "organ"), 1))
     organs = _organs(output, (*topology.organs, *(organ.name for organ in extra)))
     kp_method = output.get("kp_method", DEFAULT_KP_METHOD)
@@ -157,17 +142,17 @@ def study_from(data: Mapping[str, Any], folder: Path = Path()) -> Study:
     check_blood_matrix(str(matrix))
     time_h = _times(output.get("times_h"))
     rows = []
-    for i, person in enumerate(people):
+    for i, person in enumerate(people.bodies):
         doses = _doses(data, drug, person)
         body = None if topology.name == "hub" else person
         weight = person.body_weight_kg if topology.name == "hub" else None
-        name = f"{drug.name}-{i}" if is_population else drug.name
+        name = f"{drug.name}-{i}" if people.is_population else drug.name
         rows.append(curve_table_for(drug, topology, weight, doses, time_h, str(matrix), body=body, curve_id=name,
                                     compound_id=drug.name, kp_method=kp_method))  # fmt: skip
     tau = output.get("steady_state_tau_h")
     return Study(
         stack_tables(rows), drug, extra, organs, None if tau is None else quantity("steady_state_tau_h", tau, "h"),
-        _percentiles(output.get("percentiles", [5, 50, 95])), is_population, kp_method,
+        _percentiles(output.get("percentiles", [5, 50, 95])), people.is_population, kp_method,
     )  # fmt: skip
 
 
@@ -184,57 +169,6 @@ def _topology(structure: Mapping[str, Any]) -> Topology:
     if name != "circulation":
         raise InputError("structure.permeability_limited", "needs the topology circulation", value=name)
     return circulation(tuple(limited), f"circulation with {', '.join(limited)} permeability-limited")
-
-
-def _people(data: Mapping[str, Any], topology: Topology) -> tuple[list[Physiology], bool]:
-    if "population" in data and "subject" in data:
-        raise InputError("subject and population", "exclude each other", hint="give one of them")
-    if topology.name == "hub":
-        if "population" in data or _section(data, "subject", ("body_weight_kg",)).get("body_weight_kg", 70) != 70:
-            raise InputError("subject", "cannot be chosen on topology hub, which has one body of 70 kg")
-        return [hub_reference()], False
-    if "population" not in data:
-        return [_subject(_section(data, "subject", _SUBJECT))], False
-    table = _section(data, "population", _POPULATION)
-    n, seed = table.pop("n", None), table.pop("seed", 0)
-    for key, value, low, high in (("n", n, 1, MAX_PEOPLE), ("seed", seed, 0, 2**63 - 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InputError(f"population.{key}", value=value, allowed=f"a whole number, {low} to {high}")
-    ages = table.pop("age_range_year", [20, 50])
-    if not isinstance(ages, list) or len(ages) != 2:
-        raise InputError("population.age_range_year", "is no pair", value=ages, allowed="[youngest, oldest]")
-    bounds = (number("population.age_range_year", ages[0]), number("population.age_range_year", ages[1]))
-    others = {key: number(f"population.{key}", value) for key, value in table.items()}
-    people = sample_population(np.random.default_rng(seed), int(n or 0), age_range_year=bounds, **others)  # type: ignore[arg-type]
-    return [people.person(i) for i in range(len(people))], True
-
-
-def _subject(table: Mapping[str, Any]) -> Physiology:
-    species = table.get("species", "human")
-    weight = quantity("subject.body_weight_kg", table["body_weight_kg"], "kg") if "body_weight_kg" in table else None
-    if species == "rat":
-        for key in table:
-            if key not in ("species", "body_weight_kg"):
-                raise InputError(f"subject.{key}", "is not modelled for a rat")
-        return rat_reference() if weight is None else rat_reference(weight)
-    if species != "human":
-        raise InputError("subject.species", "is unknown", value=species, allowed="human, rat")
-    height = number("subject.height_cm", table["height_cm"]) if "height_cm" in table else None
-    age, sex = number("subject.age_year", table.get("age_year", 35)), str(table.get("sex", "male"))
-    condition = str(table.get("condition", ""))
-    if condition == _OBESE:
-        if weight is None:
-            raise InputError("subject.body_weight_kg", "is missing", hint="obesity needs it")
-        return obese(for_person(age, sex, None, height), weight)[0]
-    person = for_person(age, sex, weight, height)
-    kind, _, grade = condition.partition(":")
-    if kind == _RENAL:
-        return renal_impairment(person, grade)[0]
-    if kind == _HEPATIC:
-        return hepatic_impairment(person, grade)[0]
-    if condition:
-        raise InputError("subject.condition", "is unknown", value=condition, allowed="renal:*, hepatic:*, obese")
-    return person
 
 
 def _drug(data: Mapping[str, Any], person: Physiology, folder: Path) -> Drug:

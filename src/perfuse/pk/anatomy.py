@@ -3,7 +3,7 @@
 ICRP 89: ICRP Publication 89, Basic anatomical and physiological data for use in radiological protection. Ann ICRP
 2002;32(3-4). Masses: table 2.8; weight and height: table 2.9; cardiac output: table 2.39; shares: table 2.40; red
 cells and plasma: table 2.12. Checked against the tables of the online supplement of Huisinga W, Solms A, Fronton L,
-Pilari S. CPT Pharmacometrics Syst Pharmacol 2012;1:e4, which takes them from ICRP 89 as well.
+Pilari S. CPT Pharmacometrics Syst Pharmacol 2012, doi:10.1038/psp.2012.3, which takes them from ICRP 89 as well.
 
 Axis legend: A reference ages, O the 14 reported organs (in the order of ``physiology.ORGANS``).
 """
@@ -17,7 +17,8 @@ AGE_YEAR = np.asarray([1.0, 5.0, 10.0, 15.0, 20.0])
 BODY_WEIGHT_KG = {"male": (10.0, 19.0, 32.0, 56.0, 73.0), "female": (10.0, 19.0, 32.0, 53.0, 60.0)}
 HEIGHT_CM = {"male": (76.0, 109.0, 138.0, 167.0, 176.0), "female": (76.0, 109.0, 138.0, 161.0, 163.0)}
 CARDIAC_OUTPUT_L_MIN = {"male": (1.817, 3.4, 5.0, 6.1, 6.5), "female": (1.817, 3.4, 5.0, 6.1, 5.9)}
-"""ICRP 89; one year: 109 L/h, Alverson et al. 1987 as cited by Huisinga 2012."""
+"""ICRP 89; one year: 109 L/h, Alverson et al. 1987 as cited by Huisinga 2012. (The 1.2 L/min that others quote for one
+year would be 2.5 L/min per m2 of body surface, against 4.4 at five.) It counts below five years only."""
 HAEMATOCRIT = {"male": 0.434, "female": 0.385}
 """2,300 mL red cells of 5,300 mL blood, 1,500 mL of 3,900 mL. Children up to 10 years take the woman's (Huisinga
 2012)."""
@@ -40,8 +41,9 @@ _GROWN_G = {  # 15 years, adult
         "skin": (1700, 2300), "bone": (7180, 7800), "spleen": (130, 130), "pancreas": (100, 120),
     },
 }  # fmt: skip
-"""g. Gut: walls of stomach, small and large intestine. Adipose: adipose tissue; bone: total skeleton. Blood 1.06
-g/mL."""
+"""g. Gut: walls of stomach, small and large intestine. Adipose: all adipose tissue; bone: the whole skeleton with its
+marrow. Lung, heart: tissue only. Blood 1.06 g/mL. Fat of yellow marrow counts in both adipose and bone, so that the
+rest, ``other``, is small."""
 
 ADULT_FLOW_PERCENT = {
     "male": {"liver": 25.5, "kidney": 19.0, "brain": 12.0, "heart": 4.0, "muscle": 17.0, "adipose": 5.0, "gut": 15.0,
@@ -62,7 +64,7 @@ RAT_HAEMATOCRIT = 0.46
 RAT_GFR_L_H = 0.0786
 RAT_VOLUME_ML = {
     "blood": 14.4, "liver": 8.715, "kidney": 1.738, "brain": 1.376, "heart": 0.801, "lung": 1.190, "muscle": 97.1,
-    "adipose": 18.15, "gut": 6.463, "skin": 42.58, "bone": 9.235, "spleen": 0.4745, "pancreas": 1.3,
+    "adipose": 18.15, "gut": 6.463, "skin": 42.58, "bone": 9.235, "spleen": 0.4745, "pancreas": 0.766,
 }  # fmt: skip
 RAT_FLOW_L_H = {
     "liver": 0.7081, "kidney": 0.5520, "brain": 0.0780, "heart": 0.2340, "muscle": 0.4499, "adipose": 0.0240,
@@ -71,9 +73,9 @@ RAT_FLOW_L_H = {
 RAT_CARDIAC_OUTPUT_L_H = 4.440
 """A rat of 0.25 kg, as the R package httk tabulates it (volumes per kg and flows per kg^3/4 after Brown RP et al.
 Toxicol Ind Health 1997;13:407-484 and Davies B, Morris T. Pharm Res 1993;10:1093-1095): cardiac output 209.3
-mL/min/kg^3/4, GFR 3.705 mL/min/kg^3/4, haematocrit 0.46, plasma 31.2 mL/kg (so blood 57.8 mL/kg). Gut and pancreas
-share httk's gut flow in proportion to 1:0.049; pancreas 5.2 g/kg (Brown 1997). The rest is volume to body weight and
-flow to cardiac output."""
+mL/min/kg^3/4, GFR 3.705 mL/min/kg^3/4, haematocrit 0.46, plasma 31.2 mL/kg (so blood 57.8 mL/kg). The pancreas is not
+in httk: 0.32 % of body weight (Brown 1997) at 1.045 g/mL, as httk treats Brown's other organs, and of httk's gut flow
+0.6 mL/min per mL of pancreas (assumed). The rest is volume to body weight and flow to cardiac output."""
 
 
 def organ_mass_kg(sex: str) -> dict[str, np.ndarray]:

@@ -62,6 +62,21 @@ class Physiology:
         """Glomerular filtration rate, L/h."""
         return adult_gfr_l_h(self.body_weight_kg) if self.gfr_l_h is None else self.gfr_l_h
 
+    @property
+    def gfr_ml_min(self) -> float:
+        """Glomerular filtration rate, mL/min."""
+        return self.gfr_or_default * 1000 / 60
+
+    @property
+    def portal_flow_l_h(self) -> float:
+        """Flow of the portal vein: gut, spleen and pancreas, L/h."""
+        return float(self.flow_l_h[[ORGAN_INDEX[organ] for organ in PORTAL_ORGANS]].sum())
+
+    @property
+    def hepatic_artery_l_h(self) -> float:
+        """Flow of the hepatic artery, L/h."""
+        return float(self.flow_l_h[ORGAN_INDEX["liver"]]) - self.portal_flow_l_h
+
     def scaled(self, body_weight_kg: float) -> Physiology:
         """The same body at another weight: volumes in proportion, flows and GFR by the power 3/4 (West 1997).
 

@@ -1,6 +1,6 @@
 """Obesity, renal and hepatic impairment as named scalings of a person, each with its source.
 
-A scaling changes a ``Physiology``; what it does to enzymes and binding is returned beside it as factors.
+A scaling changes a ``Physiology``; what it does to enzymes and binding is returned beside it as ``DrugFactors``.
 """
 
 from __future__ import annotations
@@ -11,64 +11,85 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from perfuse.errors import InputError
+from perfuse.pk.drug_factors import ENZYMES, NORMAL, DrugFactors
+from perfuse.pk.growth import gfr_ageing
 from perfuse.pk.physiology import ORGAN_INDEX, PORTAL_ORGANS, Physiology, adult_gfr_l_h, check_flow_balance
 
+HEALTHY_GFR_ML_MIN = 120.0
+RENAL_GFR_ML_MIN: Mapping[str, float] = {"mild": 75.0, "moderate": 45.0, "severe": 22.0, "failure": 7.5}
+"""Middles of the classes 60-89, 30-59, 15-29 and below 15 mL/min, the last without dialysis: FDA, Pharmacokinetics in
+patients with impaired renal function, guidance for industry, 2020 draft and 2024 final. KDIGO's stages 2 to 5 have the
+same bounds per 1.73 m2."""
+_RENAL_LOWEST_ML_MIN = {"mild": 60.0, "moderate": 30.0, "severe": 15.0, "failure": 0.0}
 
-@dataclass(frozen=True)
-class DrugFactors:
-    """What a condition does to a drug's parameters.
-
-    Attributes:
-        clint: Factor on intrinsic hepatic clearance per volume of liver, by enzyme ("CYP3A4", ...).
-        albumin, alpha1_acid_glycoprotein: Factors on the plasma concentration of the binding protein.
-    """
-
-    clint: Mapping[str, float]
-    albumin: float = 1.0
-    alpha1_acid_glycoprotein: float = 1.0
-
-    def fup(self, fup: float, protein: str = "albumin") -> float:
-        """Fraction unbound with the changed protein: 1 / (1 + factor (1 - fup) / fup), linear binding.
-
-        McNamara PJ, Alcorn J. AAPS PharmSci 2002;4:E4.
-
-        Raises:
-            InputError: for fup outside (0, 1] or an unknown protein.
-        """
-        if not 0 < fup <= 1:
-            raise InputError("fup", value=float(fup), allowed="(0, 1]")
-        if protein not in ("albumin", "alpha1_acid_glycoprotein"):
-            raise InputError("protein", "is unknown", value=protein, allowed="albumin, alpha1_acid_glycoprotein")
-        return 1 / (1 + getattr(self, protein) * (1 - fup) / fup)
+_RENAL_HAEMATOCRIT_PERCENT = {
+    "male": (45.5, {"mild": 45.2, "moderate": 43.6, "severe": 41.7, "failure": 34.3}),
+    "female": (40.0, {"mild": 39.9, "moderate": 39.2, "severe": 37.4, "failure": 33.5}),
+}
+"""Healthy, and by class (moderate: the mean of its three rows, 30-60): Hsu CY, Bates DW, Kuperman GJ, Curhan GC. Kidney
+Int 2001;59:725-731, as tabulated in PK-Sim's qualification of chronic kidney disease, table 2-1."""
+_RENAL_FUP_FACTOR = {"mild": 1.0, "moderate": 1.07, "severe": 1.16, "failure": 1.55}
+"""Unbound fraction over the healthy: Tan ML, Yoshida K, Zhao P, et al. Clin Pharmacol Ther 2018;103:854-867, as used by
+Malik PRV, Yeung CHT, Ismaeil S, et al. J Clin Pharmacol 2020;60 Suppl 1:S52-S62 and tabulated there, table 2-2."""
 
 
-NORMAL = DrugFactors({})
+def renal_class(gfr_ml_min: float) -> str | None:
+    """The class of a GFR (per 1.73 m2), None from 90 mL/min on."""
+    if gfr_ml_min >= 90:
+        return None
+    return next(severity for severity, lowest in _RENAL_LOWEST_ML_MIN.items() if gfr_ml_min >= lowest)
 
-RENAL_GFR_ML_MIN: Mapping[str, float] = {"mild": 75.0, "moderate": 45.0, "severe": 22.0}
-"""Middles of the classes 60-89, 30-59 and 15-29 mL/min: FDA, Pharmacokinetics in patients with impaired renal function,
-draft guidance 2020."""
+
+def _renal_class_of(severity: str | None, gfr_ml_min: float | None) -> tuple[float, str | None]:
+    """GFR and class, from either."""
+    if (severity is None) == (gfr_ml_min is None):
+        raise InputError("renal severity and gfr_ml_min", "say one thing: give one of them")
+    if gfr_ml_min is None:
+        if severity not in RENAL_GFR_ML_MIN:
+            raise InputError("renal", "is unknown", value=severity, allowed=", ".join(RENAL_GFR_ML_MIN))
+        return RENAL_GFR_ML_MIN[str(severity)], severity
+    if not 0 < gfr_ml_min <= HEALTHY_GFR_ML_MIN:
+        raise InputError("gfr_ml_min", value=float(gfr_ml_min), unit="mL/min per 1.73 m2", allowed="(0, 120]")
+    return gfr_ml_min, renal_class(gfr_ml_min)
 
 
-def renal_impairment(person: Physiology, severity: str) -> tuple[Physiology, DrugFactors]:
-    """GFR and kidney flow fall together (intact nephrons: Bricker NS. Am J Med 1969;46:1-11), other flows take the
-    rest.
+def renal_impairment(
+    person: Physiology, severity: str | None = None, *, gfr_ml_min: float | None = None
+) -> tuple[Physiology, DrugFactors]:
+    """GFR and kidney flow fall together (intact nephrons: Bricker NS. Am J Med 1969;46:1-11); haematocrit falls (Hsu
+    2001), and so does plasma binding (Tan 2018).
 
-    GFR falls in the ratio of the class's middle to 120 mL/min. Binding, haematocrit and non-renal clearance are left
-    alone: they change too, in ways that differ between drugs.
+    Cardiac output stays, liver and gut keep their flow, the other organs share what the kidneys give up (assumed).
+
+    The class's middle, or the given value, over 120 mL/min is the share that is left of what the person filtered when
+    young (an old person has lost part of it already, and keeps a GFR that is lower still). The tabulated factor on fup
+    becomes 1 / factor on albumin, which is the same for bound drugs and keeps fup below 1. Secretion, given as a
+    clearance, and non-renal clearance are left alone: they change in ways that differ between drugs.
+
+    Args:
+        person: In health.
+        severity: One of ``RENAL_GFR_ML_MIN``.
+        gfr_ml_min: Instead of it, per 1.73 m2, in (0, 120].
 
     Raises:
-        InputError: for an unknown severity.
+        InputError: for an unknown severity, a GFR out of range, or not exactly one of the two.
     """
-    if severity not in RENAL_GFR_ML_MIN:
-        raise InputError("renal", "is unknown", value=severity, allowed=", ".join(RENAL_GFR_ML_MIN))
-    share = RENAL_GFR_ML_MIN[severity] / 120.0
-    flow = person.flow_l_h.copy()
-    kidney = ORGAN_INDEX["kidney"]
-    output = person.cardiac_output_l_h
-    others = (output - flow[kidney] * share) / (output - flow[kidney])
+    gfr_ml_min, severity = _renal_class_of(severity, gfr_ml_min)
+    own = person.gfr_or_default
+    when_young = own / _ageing(person)
+    share = min(gfr_ml_min / HEALTHY_GFR_ML_MIN * when_young / own, 1.0)
+    flow, kidney, liver = person.flow_l_h.copy(), ORGAN_INDEX["kidney"], ORGAN_INDEX["liver"]
+    rest = person.cardiac_output_l_h - flow[kidney] - flow[liver]
+    given_up = flow[kidney] * (1 - share)
     flow[kidney] *= share
-    _scale_others(flow, others, ("kidney",))
-    return _changed(person, f"{severity} renal impairment", flow=flow, gfr_l_h=person.gfr_or_default * share), NORMAL
+    _scale_others(flow, 1 + given_up / rest, ("kidney", "liver", *PORTAL_ORGANS))
+    name = f"{severity} renal impairment" if severity else f"GFR {gfr_ml_min:g} mL/min"
+    ill = _changed(person, name, flow=flow, gfr_l_h=own * share)
+    if severity is None:
+        return ill, NORMAL
+    healthy, by_class = _RENAL_HAEMATOCRIT_PERCENT[person.sex or "male"]
+    ill = replace(ill, haematocrit=person.haematocrit * by_class[severity] / healthy)
+    return ill, DrugFactors({}, albumin=1 / _RENAL_FUP_FACTOR[severity])
 
 
 @dataclass(frozen=True)
@@ -83,30 +104,32 @@ class _Cirrhosis:
     factors: DrugFactors
 
 
-_ENZYMES = ("CYP3A4", "CYP1A2", "CYP2E1", "CYP2A6", "CYP2B6", "CYP2C8", "CYP2C9", "CYP2C19", "CYP2D6")
 _CIRRHOSIS: Mapping[str, _Cirrhosis] = {
-    grade: _Cirrhosis(*numbers, DrugFactors(dict(zip(_ENZYMES, clint, strict=True)), albumin, glycoprotein))
+    grade: _Cirrhosis(*numbers, DrugFactors(dict(zip(ENZYMES, clint, strict=True)), albumin, glycoprotein))
     for grade, numbers, albumin, glycoprotein, clint in (
         ("A", (0.40, 1.3, 0.88, 0.69, 0.92, 1.00, 1.11), 0.81, 0.60,
-         (1.0, 1.0, 1.0, 0.89, 1.0, 0.69, 0.69, 0.32, 0.76)),
+         (1.0, 1.0, 1.0, 0.89, 1.0, 0.69, 0.69, 0.32, 0.32, 0.76)),
         ("B", (0.36, 2.3, 0.65, 0.55, 0.88, 0.70, 1.27), 0.68, 0.56,
-         (0.4, 0.1, 0.83, 0.62, 0.9, 0.52, 0.51, 0.26, 0.33)),
+         (0.4, 0.1, 0.83, 0.62, 0.9, 0.52, 0.51, 0.26, 0.26, 0.33)),
         ("C", (0.04, 3.4, 0.48, 0.28, 0.83, 0.36, 1.36), 0.50, 0.30,
-         (0.4, 0.1, 0.83, 0.32, 0.8, 0.32, 0.33, 0.12, 0.11)),
+         (0.4, 0.1, 0.83, 0.32, 0.8, 0.32, 0.33, 0.12, 0.12, 0.11)),
     )
 }  # fmt: skip
+CHILD_PUGH_GRADES = tuple(_CIRRHOSIS)
 """Child-Pugh grades: Edginton AN, Willmann S. Clin Pharmacokinet 2008;47:743-752 and Johnson TN, Boussery K,
-Rowland-Yeo K, et al. Clin Pharmacokinet 2010;49:189-206, as tabulated in PK-Sim's qualification of hepatic
-impairment; functional liver mass (0.69, 0.55, 0.28) after Edginton & Willmann from memory."""
+Rowland-Yeo K, et al. Clin Pharmacokinet 2010;49:189-206, as tabulated in PK-Sim's qualification of hepatic impairment,
+table 2; functional liver volume (0.69, 0.55, 0.28): PK-Sim's source code. Since 2023 PK-Sim scales the artery's flow
+per volume of liver by 1.61, 2.34 and 5.29, after Johnson 2010: 1.11, 1.29 and 1.48 times the flow. Here it is
+Edginton's 1.3, 2.3 and 3.4."""
 
 
 def hepatic_impairment(person: Physiology, grade: str) -> tuple[Physiology, DrugFactors]:
-    """Cirrhosis of Child-Pugh grade A, B or C: less functional liver, shunted portal flow, more arterial flow and
-    output.
+    """Cirrhosis of Child-Pugh grade A, B or C: less functional liver, less portal flow, more arterial flow and output.
 
-    Volume: the liver keeps its functional share, the rest of body weight takes what it loses (into ``other``). Portal
-    flow falls by organ in one ratio; what remains up to the raised cardiac output goes to the other organs in
-    proportion.
+    Volume: the liver keeps its functional share, what it loses joins ``other``. The portal organs' flows fall in one
+    ratio; what remains up to the raised cardiac output goes to the other organs in proportion. The shunt around the
+    liver is the missing portal flow: no blood by-passes the liver, so that the first pass of an oral dose is not
+    avoided.
 
     Raises:
         InputError: for an unknown grade.
@@ -117,7 +140,7 @@ def hepatic_impairment(person: Physiology, grade: str) -> tuple[Physiology, Drug
     liver, kidney, other = (ORGAN_INDEX[o] for o in ("liver", "kidney", "other"))
     portal = [ORGAN_INDEX[organ] for organ in PORTAL_ORGANS]
     flow, volume = person.flow_l_h.copy(), person.volume_l.copy()
-    artery = (flow[liver] - flow[portal].sum()) * c.artery
+    artery = person.hepatic_artery_l_h * c.artery
     flow[portal] *= c.portal
     flow[kidney] *= c.kidney
     output = person.cardiac_output_l_h * c.cardiac_index
@@ -148,30 +171,44 @@ def body_surface_m2(body_weight_kg: float, height_cm: float) -> float:
 def obese(person: Physiology, body_weight_kg: float) -> tuple[Physiology, DrugFactors]:
     """An adult of a body weight at which lean and fat mass grow differently, at the same height.
 
-    Lean organs grow with lean body weight (Janmahasatian 2005), adipose takes the rest of body weight, and cardiac
-    output, GFR and all flows grow with body surface at a constant cardiac index (as in Ghobadi C, Johnson TN, Aarabi
-    M, et al. Clin Pharmacokinet 2011;50:809-822).
+    Lean organs grow with lean body weight (Janmahasatian 2005), the brain does not, adipose takes the rest of body
+    weight. Cardiac output and GFR grow with body surface, at a constant cardiac index (as in Ghobadi C, Johnson TN,
+    Aarabi M, et al. Clin Pharmacokinet 2011;50:809-822); the brain keeps its flow, all others share the rest in
+    proportion, so that a kg of fat has less the more there is.
 
     Raises:
-        InputError: for a person without sex and height, or a body weight below the person's or above 300 kg.
+        InputError: for a person without sex and height, below 18 years, or a body weight below the person's or above
+            300 kg.
     """
     if person.height_cm is None or person.sex not in ("male", "female"):
         raise InputError("height_cm and sex", "are needed for lean body weight", value=person.name)
+    if person.age_year is not None and person.age_year < 18:
+        raise InputError("age_year", value=person.age_year, unit="years", allowed=">= 18",
+                         hint="lean body weight is that of adults")  # fmt: skip
     if not person.body_weight_kg <= body_weight_kg <= 300:
         allowed = f"[{person.body_weight_kg:g}, 300]"
         raise InputError("body_weight_kg", value=float(body_weight_kg), unit="kg", allowed=allowed)
     before, after = (
         lean_body_weight_kg(w, person.height_cm, person.sex) for w in (person.body_weight_kg, body_weight_kg)
     )
+    adipose, brain = ORGAN_INDEX["adipose"], ORGAN_INDEX["brain"]
     volume = person.volume_l * after / before
-    adipose = ORGAN_INDEX["adipose"]
-    volume[adipose] = 0.0
+    volume[brain], volume[adipose] = person.volume_l[brain], 0.0
     volume[adipose] = body_weight_kg - volume.sum()
     surface = body_surface_m2(body_weight_kg, person.height_cm) / body_surface_m2(
         person.body_weight_kg, person.height_cm
     )
-    changed = _changed(person, "obese", person.flow_l_h * surface, volume, person.gfr_or_default * surface)
+    flow, output = person.flow_l_h.copy(), person.cardiac_output_l_h
+    _scale_others(flow, (output * surface - flow[brain]) / (output - flow[brain]), ("brain",))
+    flow[[ORGAN_INDEX["blood"], ORGAN_INDEX["lung"]]] = output * surface
+    changed = _changed(person, "obese", flow, volume, person.gfr_or_default * surface)
     return replace(changed, body_weight_kg=float(body_weight_kg)), NORMAL
+
+
+def _ageing(person: Physiology) -> float:
+    if person.age_year is None or person.sex is None:
+        return 1.0
+    return float(gfr_ageing(person.age_year, person.sex))
 
 
 def _scale_others(flow: np.ndarray, factor: float, fixed: tuple[str, ...]) -> None:
@@ -192,6 +229,6 @@ def _changed(
 
 
 __all__ = [
-    "NORMAL", "RENAL_GFR_ML_MIN", "DrugFactors", "adult_gfr_l_h", "body_surface_m2", "hepatic_impairment",
-    "lean_body_weight_kg", "obese", "renal_impairment",
+    "CHILD_PUGH_GRADES", "NORMAL", "RENAL_GFR_ML_MIN", "DrugFactors", "adult_gfr_l_h", "body_surface_m2",
+    "hepatic_impairment", "lean_body_weight_kg", "obese", "renal_class", "renal_impairment",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ RAT_WEIGHTS_KG = (0.2, 0.4)
 
 def draw_children(random: np.random.Generator, n: int) -> Columns:
     """Children of 2-18 years: ICRP 89's organ proportions (``pk.growth``), every organ with 20 % CV."""
-    children = sample_population(random, n, age_range_year=CHILD_AGES_YEAR)
+    children = sample_population(random, n, age_range_year=CHILD_AGES_YEAR, height_cv=0, gfr_cv=0)  # not used here
     return {
         "body_weight_kg": children.body_weight_kg,
         "volume_l": children.volume_l,

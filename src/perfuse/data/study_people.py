@@ -1,0 +1,125 @@
+"""Who takes part in a study: one subject, with a condition if so wished, or a sampled population."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perfuse.data.drug_file import quantity
+from perfuse.errors import InputError
+from perfuse.pk.bodies import with_condition
+from perfuse.pk.drug import Drug, number
+from perfuse.pk.drug_factors import NORMAL, DrugFactors
+from perfuse.pk.growth import for_person
+from perfuse.pk.physiology import Physiology, hub_reference, rat_reference
+from perfuse.pk.population import sample_population
+from perfuse.pk.topology import Topology
+
+MAX_PEOPLE = 100_000
+SUBJECT_KEYS = (
+    "species", "age_year", "sex", "body_weight_kg", "height_cm", "condition", "enzymes", "binding_protein",
+)  # fmt: skip
+POPULATION_KEYS = (
+    "n", "seed", "age_range_year", "share_female", "weight_cv", "volume_cv", "flow_cv", "output_cv", "height_cv",
+    "gfr_cv",
+)  # fmt: skip
+_OBESE = "obese"
+
+
+@dataclass(frozen=True)
+class People:
+    """Bodies, and what the subject's condition does to a drug.
+
+    Attributes:
+        bodies: One a person.
+        is_population: Whether they were sampled.
+        factors: Of the subject's condition.
+        enzymes: Which enzymes make up the drug's intrinsic clearance, and their shares; empty: not said.
+        binding_protein: What binds the drug in plasma; None: not said.
+    """
+
+    bodies: tuple[Physiology, ...]
+    is_population: bool = False
+    factors: DrugFactors = NORMAL
+    enzymes: Mapping[str, float] | None = None
+    binding_protein: str | None = None
+
+    def drug_in(self, drug: Drug) -> Drug:
+        """The drug as the condition changes it: by enzymes and binding protein, where they are said."""
+        return self.factors.applied_to(drug, self.enzymes, self.binding_protein)
+
+
+def section(data: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """A table of the study, with known keys only.
+
+    Raises:
+        InputError: for what is no table, or a key that is unknown.
+    """
+    table = data.get(name, {})
+    if not isinstance(table, Mapping):
+        raise InputError(name, "is no table", value=table, hint=f"write [{name}]")
+    for key in table:
+        if key not in allowed:
+            raise InputError(f"{name}.{key}", "is no known key", allowed=", ".join(allowed))
+    return dict(table)
+
+
+def read_people(data: Mapping[str, Any], topology: Topology) -> People:
+    """The people of a study.
+
+    Raises:
+        InputError: naming the key or value that cannot be used.
+    """
+    if "population" in data and "subject" in data:
+        raise InputError("subject and population", "exclude each other", hint="give one of them")
+    if topology.name == "hub":
+        if "population" in data or section(data, "subject", ("body_weight_kg",)).get("body_weight_kg", 70) != 70:
+            raise InputError("subject", "cannot be chosen on topology hub, which has one body of 70 kg")
+        return People((hub_reference(),))
+    if "population" in data:
+        return _population(section(data, "population", POPULATION_KEYS))
+    return _subject(section(data, "subject", SUBJECT_KEYS))
+
+
+def _population(table: dict[str, Any]) -> People:
+    n, seed = table.pop("n", None), table.pop("seed", 0)
+    for key, value, low, high in (("n", n, 1, MAX_PEOPLE), ("seed", seed, 0, 2**63 - 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InputError(f"population.{key}", value=value, allowed=f"a whole number, {low} to {high}")
+    ages = table.pop("age_range_year", [20, 50])
+    if not isinstance(ages, list) or len(ages) != 2:
+        raise InputError("population.age_range_year", "is no pair", value=ages, allowed="[youngest, oldest]")
+    bounds = (number("population.age_range_year", ages[0]), number("population.age_range_year", ages[1]))
+    others: dict[str, Any] = {key: number(f"population.{key}", value) for key, value in table.items()}
+    people = sample_population(np.random.default_rng(seed), int(n or 0), age_range_year=bounds, **others)
+    return People(tuple(people.person(i) for i in range(len(people))), is_population=True)
+
+
+def _subject(table: Mapping[str, Any]) -> People:
+    species = table.get("species", "human")
+    weight = quantity("subject.body_weight_kg", table["body_weight_kg"], "kg") if "body_weight_kg" in table else None
+    if species == "rat":
+        for key in table:
+            if key not in ("species", "body_weight_kg"):
+                raise InputError(f"subject.{key}", "is not modelled for a rat")
+        return People((rat_reference() if weight is None else rat_reference(weight),))
+    if species != "human":
+        raise InputError("subject.species", "is unknown", value=species, allowed="human, rat")
+    height = number("subject.height_cm", table["height_cm"]) if "height_cm" in table else None
+    age, sex = number("subject.age_year", table.get("age_year", 35)), str(table.get("sex", "male"))
+    condition = str(table.get("condition", ""))
+    obese = condition == _OBESE
+    if obese and weight is None:
+        raise InputError("subject.body_weight_kg", "is missing", hint="obesity needs it")
+    person, factors = for_person(age, sex, None if obese else weight, height), NORMAL
+    if condition:
+        person, factors = with_condition(person, condition, weight if obese else None)
+    enzymes, protein = table.get("enzymes"), table.get("binding_protein")
+    if (enzymes is not None or protein is not None) and not condition:
+        raise InputError("subject.enzymes and binding_protein", "need a condition that changes them")
+    if enzymes is not None and not isinstance(enzymes, Mapping):
+        raise InputError("subject.enzymes", "is no table", value=enzymes, hint="write enzymes = { CYP3A4 = 0.9 }")
+    return People((person,), False, factors, enzymes, protein)
