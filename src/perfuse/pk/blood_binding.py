@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from perfuse.errors import InputError
 from perfuse.pk.checks import check_fraction, check_positive
-from perfuse.pk.partition import IonClass
+from perfuse.pk.ionisation import IonClass
 
 HAEMATOCRIT = 0.45
 """Adult men; the value with which w and c were fitted."""

@@ -33,9 +33,25 @@ HUMAN_COMPOSITION: Mapping[str, Composition] = {
     "spleen": Composition(0.788, 0.0201, 0.0198),
     "pancreas": Composition(0.784, 0.0403, 0.01067),
 }
-"""Human tissues and plasma: Poulin P, Theil FP. J Pharm Sci 2002;91:129-156.
+RAT_PLASMA_COMPOSITION = Composition(0.96, 0.00147, 0.00083)
+RAT_COMPOSITION: Mapping[str, Composition] = {
+    "liver": Composition(0.705, 0.0138, 0.0303),
+    "kidney": Composition(0.771, 0.0123, 0.0281),
+    "brain": Composition(0.788, 0.0392, 0.0533),
+    "heart": Composition(0.779, 0.014, 0.0118),
+    "lung": Composition(0.79, 0.0219, 0.014),
+    "muscle": Composition(0.756, 0.01, 0.009),
+    "adipose": Composition(0.12, 0.853, 0.002),
+    "gut": Composition(0.749, 0.0292, 0.0138),
+    "skin": Composition(0.651, 0.0239, 0.018),
+    "bone": Composition(0.446, 0.0273, 0.0027),
+    "spleen": Composition(0.771, 0.0077, 0.0136),
+    "pancreas": Composition(0.784, 0.0403, 0.01067),
+}
+"""Man, rat and their plasma: Poulin P, Theil FP. J Pharm Sci 2002;91:129-156. The rat's as they are tabulated with the
+code of Utsey K, Gastonguay MS, Russell S, et al. Drug Metab Dispos 2020;48:903-916.
 
-Pancreas is not in that table; it is the rat's of Rodgers T, Leahy D, Rowland M. J Pharm Sci 2005;94:1259-1276 and
+Pancreas is in neither; it is the rat's of Rodgers T, Leahy D, Rowland M. J Pharm Sci 2005;94:1259-1276 and
 Rodgers T, Rowland M. J Pharm Sci 2006;95:1238-1257: water 0.120 (extracellular) + 0.664 (intracellular), neutral
 lipid 0.0403, neutral phospholipid 0.0090 plus acidic phospholipid 1.67 mg/g.
 """
@@ -47,37 +63,45 @@ class CellularComposition:
 
     Attributes:
         extracellular_water, intracellular_water, neutral_lipid, neutral_phospholipid: Volume fractions of wet tissue.
+        bloodless_water: All water of the tissue without its residual blood.
         acidic_phospholipid_mg_g: mg/g tissue.
         albumin_ratio, lipoprotein_ratio: Tissue:plasma concentration ratios of albumin and of lipoprotein.
     """
 
     extracellular_water: float
     intracellular_water: float
+    bloodless_water: float
     neutral_lipid: float
     neutral_phospholipid: float
     acidic_phospholipid_mg_g: float
     albumin_ratio: float
     lipoprotein_ratio: float
 
+    @property
+    def bloodless_intracellular_water(self) -> float:
+        """Intracellular water of the tissue without its residual blood: the rest beside extracellular water."""
+        return self.bloodless_water - self.extracellular_water
+
 
 CELLULAR_COMPOSITION: Mapping[str, CellularComposition] = {
-    "liver": CellularComposition(0.161, 0.573, 0.0135, 0.0238, 4.56, 0.086, 0.161),
-    "kidney": CellularComposition(0.273, 0.483, 0.0121, 0.0240, 5.03, 0.130, 0.137),
-    "brain": CellularComposition(0.162, 0.620, 0.0391, 0.0015, 0.40, 0.048, 0.041),
-    "heart": CellularComposition(0.320, 0.456, 0.0135, 0.0106, 2.25, 0.157, 0.160),
-    "lung": CellularComposition(0.336, 0.446, 0.0215, 0.0123, 3.91, 0.212, 0.168),
-    "muscle": CellularComposition(0.118, 0.630, 0.0100, 0.0072, 1.53, 0.064, 0.059),
-    "adipose": CellularComposition(0.135, 0.017, 0.8530, 0.0016, 0.40, 0.049, 0.068),
-    "gut": CellularComposition(0.282, 0.475, 0.0375, 0.0124, 2.41, 0.158, 0.141),
-    "skin": CellularComposition(0.382, 0.291, 0.0603, 0.0044, 1.32, 0.277, 0.096),
-    "bone": CellularComposition(0.100, 0.346, 0.0174, 0.0016, 0.67, 0.100, 0.050),
-    "spleen": CellularComposition(0.207, 0.579, 0.0071, 0.0107, 3.18, 0.097, 0.207),
-    "pancreas": CellularComposition(0.120, 0.664, 0.0403, 0.0090, 1.67, 0.060, 0.060),
+    "liver": CellularComposition(0.161, 0.573, 0.642, 0.0135, 0.0238, 4.56, 0.086, 0.161),
+    "kidney": CellularComposition(0.273, 0.483, 0.672, 0.0121, 0.0240, 5.03, 0.130, 0.137),
+    "brain": CellularComposition(0.162, 0.620, 0.753, 0.0391, 0.0015, 0.40, 0.048, 0.041),
+    "heart": CellularComposition(0.320, 0.456, 0.568, 0.0135, 0.0106, 2.25, 0.157, 0.160),
+    "lung": CellularComposition(0.336, 0.446, 0.574, 0.0215, 0.0123, 3.91, 0.212, 0.168),
+    "muscle": CellularComposition(0.118, 0.630, 0.726, 0.0100, 0.0072, 1.53, 0.064, 0.059),
+    "adipose": CellularComposition(0.135, 0.017, 0.144, 0.8530, 0.0016, 0.40, 0.049, 0.068),
+    "gut": CellularComposition(0.282, 0.475, 0.738, 0.0375, 0.0124, 2.41, 0.158, 0.141),
+    "skin": CellularComposition(0.382, 0.291, 0.658, 0.0603, 0.0044, 1.32, 0.277, 0.096),
+    "bone": CellularComposition(0.100, 0.346, 0.417, 0.0174, 0.0016, 0.67, 0.100, 0.050),
+    "spleen": CellularComposition(0.207, 0.579, 0.562, 0.0071, 0.0107, 3.18, 0.097, 0.207),
+    "pancreas": CellularComposition(0.120, 0.664, 0.784, 0.0403, 0.0090, 1.67, 0.060, 0.060),
 }
-"""Rat tissues, which later users of the method take for man as well: Rodgers T, Leahy D, Rowland M. J Pharm Sci
-2005;94:1259-1276 (water, lipids, acidic phospholipids) and Rodgers T, Rowland M. J Pharm Sci 2006;95:1238-1257 (albumin
-and lipoprotein ratios). Seen as tabulated in two open implementations of the method; the lipoprotein ratios and the
-pancreas were not seen in the papers themselves."""
+"""Rat tissues, which later users of the method take for man as well. Extra- and intracellular water and acidic
+phospholipids: Rodgers T, Leahy D, Rowland M. J Pharm Sci 2005;94:1259-1276. Bloodless water, lipids, albumin and
+lipoprotein ratios: Rodgers T, Rowland M. J Pharm Sci 2006;95:1238-1257 (no bloodless water of the pancreas was found:
+it keeps the 2005 figure). Seen not in the papers but in open implementations that tabulate them with that source; of
+what the papers print with them, Kpu that they predicted are reproduced (tests/pk/test_rodgers_rowland.py)."""
 
 RED_CELL_WATER, RED_CELL_NEUTRAL_LIPID, RED_CELL_PHOSPHOLIPID = 0.603, 0.0017, 0.0029
 RED_CELL_ACIDIC_PHOSPHOLIPID_MG_G = 0.5
@@ -143,3 +167,30 @@ INTERSTITIAL_TO_PLASMA_PROTEIN = 0.37
 PLASMA_WATER = 0.945
 INTERSTITIAL_WATER = 0.935
 """Schmitt 2008: protein in interstitial fluid relative to plasma, and water in plasma and in interstitial fluid."""
+
+
+@dataclass(frozen=True)
+class WholeTissueComposition:
+    """Water, lipid and protein, volume fractions of the whole tissue."""
+
+    water: float
+    lipid: float
+    protein: float
+
+
+PK_SIM_COMPOSITION: Mapping[str, WholeTissueComposition] = {
+    "liver": WholeTissueComposition(0.747, 0.069, 0.184),
+    "kidney": WholeTissueComposition(0.774, 0.052, 0.171),
+    "brain": WholeTissueComposition(0.808, 0.11, 0.081),
+    "heart": WholeTissueComposition(0.731, 0.1, 0.168),
+    "lung": WholeTissueComposition(0.807, 0.01, 0.183),
+    "muscle": WholeTissueComposition(0.811, 0.013, 0.177),
+    "adipose": WholeTissueComposition(0.15, 0.8, 0.05),
+    "gut": WholeTissueComposition(0.792, 0.062, 0.133),
+    "skin": WholeTissueComposition(0.612, 0.1, 0.288),
+    "bone": WholeTissueComposition(0.465, 0.268, 0.268),
+    "spleen": WholeTissueComposition(0.776, 0.016, 0.194),
+    "pancreas": WholeTissueComposition(0.71, 0.08, 0.13),
+}
+"""What PK-Sim uses in its standard method, for every species; as tabulated with the code of Utsey et al. 2020. Kp that
+PK-Sim itself gave are reproduced (tests/pk/test_schmitt.py)."""

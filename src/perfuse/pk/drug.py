@@ -206,8 +206,14 @@ class Drug:
         return 0.0 if self.saturable else None
 
     def partition_inputs(self, haematocrit: float = HAEMATOCRIT) -> PartitionInputs:
-        """What the Kp methods need; the haematocrit counts where B:P was not measured."""
-        return PartitionInputs(self.logp, self.fup, self.pka_acid, self.pka_base, self.bp_ratio_for(haematocrit))
+        """What the Kp methods need.
+
+        B:P only where it was measured: a predicted one, nearer as it is to measured B:P, makes the Kp of bases worse than
+        none (docs/partition.md).
+        """
+        return PartitionInputs(
+            self.logp, self.fup, self.pka_acid, self.pka_base, self.bp_ratio, haematocrit=haematocrit
+        )
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object], where: str = "") -> Drug:

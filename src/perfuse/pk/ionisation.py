@@ -71,8 +71,8 @@ def _row(values: tuple[float, ...]) -> np.ndarray:
 def log10_total_to_unionised(pka_acid: tuple[float, ...], pka_base: tuple[float, ...], ph: float = PLASMA_PH) -> float:
     """log10 of (all species / un-ionised species) at a pH (see ``log10_species``).
 
-    The factors of acidic and basic groups multiply, which for one acid and one base is the zwitterion's expression of
-    Rodgers T, Rowland M. J Pharm Sci 2006;95:1238-1257.
+    The factors of acidic and basic groups multiply: the groups take up protons independently of one another, and the
+    drug that carries both charges counts as ionised (``pk.rodgers_rowland`` counts it as un-ionised).
 
     Raises:
         InputError: for a pKa or pH that is not finite or out of range.

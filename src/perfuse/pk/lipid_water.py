@@ -6,7 +6,15 @@ strongly ionised, albumin-bound acids and know nothing of bases that bind to aci
 
 from __future__ import annotations
 
-from perfuse.pk.composition import HUMAN_COMPOSITION, PLASMA_COMPOSITION, Composition
+from collections.abc import Mapping
+
+from perfuse.pk.composition import (
+    HUMAN_COMPOSITION,
+    PLASMA_COMPOSITION,
+    RAT_COMPOSITION,
+    RAT_PLASMA_COMPOSITION,
+    Composition,
+)
 from perfuse.pk.ionisation import check_number, log10_total_to_unionised
 from perfuse.pk.partition_inputs import PartitionInputs
 
@@ -31,6 +39,13 @@ def _oil_water(drug: PartitionInputs, tissue: str) -> float:
     return 10.0 ** (1.115 * drug.logp - 1.35 - log10_total_to_unionised(drug.pka_acid, drug.pka_base))
 
 
+def _tables(drug: PartitionInputs) -> tuple[Mapping[str, Composition], Composition]:
+    """Tissues and plasma of the drug's species."""
+    if drug.species == "rat":
+        return RAT_COMPOSITION, RAT_PLASMA_COMPOSITION
+    return HUMAN_COMPOSITION, PLASMA_COMPOSITION
+
+
 def _lipid_and_water(composition: Composition) -> tuple[float, float]:
     """Lipid-like and water-like fractions: phospholipid behaves as 30 % neutral lipid and 70 % water."""
     lipid = composition.neutral_lipid + 0.3 * composition.phospholipid
@@ -47,8 +62,9 @@ def kp_poulin_theil(drug: PartitionInputs) -> dict[str, float]:
     Reference: Poulin P, Theil FP. J Pharm Sci 2002;91:129-156.
     """
     out = {}
-    plasma_lipid, plasma_water = _lipid_and_water(PLASMA_COMPOSITION)
-    for tissue, composition in HUMAN_COMPOSITION.items():
+    tissues, plasma = _tables(drug)
+    plasma_lipid, plasma_water = _lipid_and_water(plasma)
+    for tissue, composition in tissues.items():
         p = _oil_water(drug, tissue)
         lipid, water = _lipid_and_water(composition)
         fut = 1.0 if tissue == "adipose" else fraction_unbound_tissue(drug.fup)
@@ -68,9 +84,10 @@ def kp_berezhkovskiy(drug: PartitionInputs) -> dict[str, float]:
     """
     out = {}
     fut = fraction_unbound_tissue(drug.fup)
-    plasma_lipid, _ = _lipid_and_water(PLASMA_COMPOSITION)
-    bound_plasma = PLASMA_COMPOSITION.water / drug.fup + 0.7 * PLASMA_COMPOSITION.phospholipid
-    for tissue, composition in HUMAN_COMPOSITION.items():
+    tissues, plasma = _tables(drug)
+    plasma_lipid, _ = _lipid_and_water(plasma)
+    bound_plasma = plasma.water / drug.fup + 0.7 * plasma.phospholipid
+    for tissue, composition in tissues.items():
         p = _oil_water(drug, tissue)
         lipid, _ = _lipid_and_water(composition)
         bound = composition.water / fut + 0.7 * composition.phospholipid

@@ -13,7 +13,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from perfuse.errors import InputError
-from perfuse.pk.composition import HUMAN_COMPOSITION, PLASMA_COMPOSITION, Composition
+from perfuse.pk.composition import (
+    HUMAN_COMPOSITION,
+    PLASMA_COMPOSITION,
+    RAT_COMPOSITION,
+    RAT_PLASMA_COMPOSITION,
+    Composition,
+)
 from perfuse.pk.ionisation import (
     PLASMA_PH,
     IonClass,
@@ -25,8 +31,8 @@ from perfuse.pk.ionisation import (
 )
 from perfuse.pk.lipid_water import fraction_unbound_tissue, kp_berezhkovskiy, kp_poulin_theil
 from perfuse.pk.partition_inputs import PartitionInputs
-from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, human_reference
-from perfuse.pk.rodgers_rowland import kp_rodgers_rowland, rodgers_rowland_kp
+from perfuse.pk.physiology import ORGANS
+from perfuse.pk.rodgers_rowland import kp_rodgers_rowland, rodgers_rowland_kp, tissue_volumes_l
 from perfuse.pk.schmitt import kp_pk_sim_standard, kp_schmitt
 
 KP_RANGE = (1e-4, 1e6)
@@ -50,7 +56,8 @@ def tissue_plasma_kp(
 ) -> np.ndarray:
     """Tissue:plasma Kp (total/total) of the 14 organs, ``(O,)``; blood is 1.
 
-    ``other`` is the mean of the other tissues weighted by their volumes in the reference man, after overrides.
+    ``other`` is the mean of the other tissues weighted by their volumes in the reference man (or rat),
+    after overrides.
 
     Args:
         drug: Physicochemistry and binding.
@@ -70,9 +77,7 @@ def tissue_plasma_kp(
         check_number(f"kp.{organ}", value, *KP_RANGE)
         kp[organ] = float(value)
     if "other" not in kp:
-        volume_l = human_reference().volume_l
-        weight = np.asarray([volume_l[ORGAN_INDEX[tissue]] for tissue in kp])
-        kp["other"] = float(np.average(list(kp.values()), weights=weight))
+        kp["other"] = float(np.average(list(kp.values()), weights=tissue_volumes_l(tuple(kp), drug.species)))
     for organ, value in kp.items():
         if not KP_RANGE[0] <= value <= KP_RANGE[1]:
             raise InputError(
@@ -83,8 +88,9 @@ def tissue_plasma_kp(
 
 
 __all__ = [
-    "HUMAN_COMPOSITION", "KP_ALLOWED", "KP_METHODS", "KP_RANGE", "PLASMA_COMPOSITION", "PLASMA_PH", "Composition",
-    "IonClass", "KpMethod", "PartitionInputs", "fraction_unbound_tissue", "fraction_unionised", "ion_class",
-    "kp_berezhkovskiy", "kp_pk_sim_standard", "kp_poulin_theil", "kp_rodgers_rowland", "kp_schmitt",
-    "log10_total_to_unionised", "rodgers_rowland_kp", "tissue_plasma_kp", "unionised_fraction",
+    "HUMAN_COMPOSITION", "KP_ALLOWED", "KP_METHODS", "KP_RANGE", "PLASMA_COMPOSITION", "PLASMA_PH", "RAT_COMPOSITION",
+    "RAT_PLASMA_COMPOSITION", "Composition", "IonClass", "KpMethod", "PartitionInputs", "fraction_unbound_tissue",
+    "fraction_unionised", "ion_class", "kp_berezhkovskiy", "kp_pk_sim_standard", "kp_poulin_theil",
+    "kp_rodgers_rowland", "kp_schmitt", "log10_total_to_unionised", "rodgers_rowland_kp", "tissue_plasma_kp",
+    "unionised_fraction",
 ]  # fmt: skip
