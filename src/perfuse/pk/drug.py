@@ -208,8 +208,8 @@ class Drug:
     def partition_inputs(self, haematocrit: float = HAEMATOCRIT) -> PartitionInputs:
         """What the Kp methods need.
 
-        B:P only where it was measured: a predicted one, nearer as it is to measured B:P, makes the Kp of bases worse than
-        none (docs/partition.md).
+        B:P only where it was measured: a predicted one, nearer as it is to measured B:P, makes the Kp of bases worse
+        than none (docs/partition.md).
         """
         return PartitionInputs(
             self.logp, self.fup, self.pka_acid, self.pka_base, self.bp_ratio, haematocrit=haematocrit
