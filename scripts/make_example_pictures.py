@@ -39,34 +39,38 @@ def style() -> None:
 
 
 def draw_drug(solved: SolvedStudy, out: Path) -> None:
-    """One panel: plasma and organs over time."""
-    figure, axis = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
-    for organ, colour in zip(solved.organs, COLOURS, strict=False):
-        name = "plasma" if organ == "blood" else organ
-        row = solved.organs.index(organ)
-        axis.plot(solved.time_h[1:], solved.conc_mg_l[0, row, 1:], color=colour, linewidth=1.6, label=name)
-    axis.set(yscale="log", xlabel="time, h", ylabel="concentration, mg/L", ylim=(5e-4, None))
-    axis.grid(alpha=0.25, linewidth=0.5)
-    axis.legend(frameon=False, ncols=2)
+    """Plasma and organs: the first hours, and all of it."""
+    figure, axes = plt.subplots(
+        1, 2, figsize=(8, 3.4), sharey=True, layout="constrained", gridspec_kw={"width_ratios": [2, 3]}
+    )
+    for axis, last in zip(axes, (2.0, solved.time_h[-1]), strict=True):
+        shown = (solved.time_h > 0) & (solved.time_h <= last)
+        for row, (organ, colour) in enumerate(zip(solved.organs, COLOURS, strict=True)):
+            name = "plasma" if organ == "blood" else organ
+            values = solved.conc_mg_l[0, row, shown]
+            axis.plot(solved.time_h[shown], values, color=colour, linewidth=1.6, label=name)
+        axis.set(yscale="log", xlabel="time, h", xlim=(0, last), ylim=(5e-3, 1))
+        axis.grid(alpha=0.25, linewidth=0.5)
+    axes[0].set_ylabel("concentration, mg/L")
+    axes[1].legend(frameon=False, ncols=2)
     figure.savefig(out, dpi=150, metadata={"Software": None})
 
 
 def draw_population(solved: SolvedStudy, out: Path) -> None:
     """A panel an organ: the median and the band of 5-95 %."""
-    figure, axes = plt.subplots(1, len(solved.organs), figsize=(9, 3.2), sharex=True, layout="constrained")
-    low, middle, high = solved.percentiles()
+    figure, axes = plt.subplots(1, len(solved.organs), figsize=(9, 3.2), sharey=True, layout="constrained")
+    low, middle, high = solved.percentiles()[..., 1:]
+    time = solved.time_h[1:]
     for o, (axis, organ) in enumerate(zip(axes, solved.organs, strict=True)):
-        axis.fill_between(solved.time_h, low[o], high[o], color=COLOURS[0], alpha=0.25, linewidth=0, label="5-95 %")
-        axis.plot(solved.time_h, middle[o], color=COLOURS[0], linewidth=1.6, label="median")
+        axis.fill_between(time, low[o], high[o], color=COLOURS[0], alpha=0.25, linewidth=0, label="5-95 %")
+        axis.plot(time, middle[o], color=COLOURS[0], linewidth=1.4, label="median")
         axis.set(
-            title="plasma" if organ == "blood" else organ,
-            xticks=np.arange(0, solved.time_h[-1] + 1, 12),
-            ylim=(0, None),
-        )
+            title="plasma" if organ == "blood" else organ, yscale="log", xlim=(0, time[-1]),
+            xticks=np.arange(0, time[-1] + 1, 12), ylim=(low.min() / 1.5, high.max() * 2.5),
+        )  # fmt: skip
         axis.grid(alpha=0.25, linewidth=0.5)
     axes[0].set_ylabel("concentration, mg/L")
-    axes[-1].set_ylim(0, 1.2 * high[-1].max())
-    axes[-1].legend(frameon=False, ncols=2, loc="upper center")
+    axes[-1].legend(frameon=False, ncols=2, loc="upper right")
     figure.supxlabel("time, h", fontsize=9)
     figure.savefig(out, dpi=150, metadata={"Software": None})
 
