@@ -112,6 +112,8 @@ def simulate(
         "max_failed": max_failed,
     }  # fmt: skip
     options = simulation_options(flags, config)
+    if out.startswith("memory://"):
+        raise InputError("OUT", "would be gone with this process", value=out, allowed="a folder, or a URL that lasts")
     try:
         with curves_progress(options.n, None if quiet else _console(stderr=True)) as progress:
             report = simulate_dataset(
@@ -158,7 +160,7 @@ def solve(
 
 @app.command
 def nca(
-    source: Path,
+    source: str,
     /,
     *,
     out: Path,
@@ -200,7 +202,7 @@ def nca(
     from perfuse.evaluation.nca_file import nca_file
 
     report = nca_file(
-        source, out, organs=tuple(organ or ()), rules=rules, auc_method=auc_method, blq=blq,
+        _local(source), out, organs=tuple(organ or ()), rules=rules, auc_method=auc_method, blq=blq,
         min_adjusted_r2=min_adjusted_r2, min_span_ratio=min_span_ratio,
         max_extrapolated_fraction=max_extrapolated_fraction, loq_mg_l=loq_mg_l, tau_h=tau_h, dose_mg=dose_mg,
         duration_h=duration_h, route=route, force=force,
@@ -256,6 +258,16 @@ def train(
         print(f"run: {out}\nnext: perfuse evaluate {shlex.quote(str(out))} {shlex.quote(data)}")
 
 
+def _local(text: str) -> Path:
+    """A path, or the local copy of the dataset at a URL."""
+    place = location(text)
+    if isinstance(place, Path):
+        return place
+    from perfuse.data.remote import fetch_dataset
+
+    return fetch_dataset(place)
+
+
 def _absolute(data: str) -> str:
     """Where data lie, whatever the working folder will be."""
     place = location(data)
@@ -272,7 +284,7 @@ def _print_config(config: RunConfig) -> None:
 @app.command
 def evaluate(
     run: Path,
-    data: Path,
+    data: str,
     /,
     *,
     out: Path | None = None,
@@ -303,7 +315,7 @@ def evaluate(
     from perfuse.evaluation.table import print_evaluation
 
     result = evaluate_run(
-        run, data, out, against=against or (), batch_size=batch_size, device=device, baselines=baselines
+        run, _local(data), out, against=against or (), batch_size=batch_size, device=device, baselines=baselines
     )
     if json_file:
         write_json(result, json_file)
@@ -365,7 +377,7 @@ def report(run: Path, /) -> None:
 
 
 @app.command(name="info")
-def info_command(path: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+def info_command(path: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
     """Show what a checkpoint, run, dataset or file is, without running anything from it.
 
     Args:
@@ -374,13 +386,13 @@ def info_command(path: Path, /, *, as_json: Annotated[bool, Parameter(name="--js
     """
     from perfuse import info
 
-    facts = info.describe(path)
+    facts = info.describe(_local(path))
     print(info.to_json(facts) if as_json else "\n".join(info.lines(facts)))
 
 
 @app.command(name="convert")
 def convert_command(
-    source: Path,
+    source: str,
     out: Path,
     /,
     *,
@@ -408,9 +420,9 @@ def convert_command(
     from perfuse.convert import convert
 
     done = convert(
-        source, out, source_format=source_format, out_format=out_format, nonmem=nonmem, drug=drug, curve=curve
+        _local(source), out, source_format=source_format, out_format=out_format, nonmem=nonmem, drug=drug, curve=curve
     )
-    print(f"{done} curves: {out}")
+    print(f"{done} curve{'s' if done != 1 else ''}: {out}")
 
 
 def _fail(text: str, code: int, debug: bool) -> int:

@@ -16,7 +16,7 @@ from perfuse.pk.mechanistic import organ_concentrations, solve
 from perfuse.pk.physiology import human_reference
 from perfuse.pk.regimen import DoseCourse, dose_events
 from perfuse.pk.system import SystemParameters
-from perfuse.pk.topology import get_topology
+from perfuse.pk.topology import circulation, get_topology
 
 DOSES = dose_events([[DoseCourse(100.0)]])
 TIMES = torch.tensor([[0.3, 2.0, 9.0, 40.0]], dtype=torch.float64)
@@ -192,7 +192,10 @@ def _edited(**change: Any) -> dict[str, Any]:
         ({"flow__0__to": "nose"}, "to is no node"),
         ({"elimination__0__kind": "magic"}, "kind"), ({"elimination__1__kind": "inflow"}, "from is no node"),
         ({"elimination__0__clearance_l_h": -1.0}, "clearance_l_h"), ({"colour": "red"}, "colour is no known key"),
-        ({"node__2__kp": 0.0}, "kp"), ({"node": {}}, "node is no list of tables"),
+        ({"node__2__kp": 0.0}, "kp"), ({"node__0__blood": "true"}, "neither true nor false"),
+        ({"node__0__kp": 2.0}, "is 1 in blood"), ({"kp_is_blood": "yes"}, "neither true nor false"),
+        ({"elimination__0__organ": "blood"}, "is intrinsic, and in blood"),
+        ({"saturable": "blood"}, "is intrinsic"), ({"node": {}}, "node is no list of tables"),
         ({"node__0__size": 1}, "size is no known key"),
     ],
 )  # fmt: skip
@@ -221,3 +224,17 @@ def test_graphs_that_cannot_be_are_refused(change: dict[str, Any], message: str)
 def test_organs_that_cannot_be_are_refused(organ: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         add_organ(circulation_system(), ExtraOrgan.from_mapping(organ))
+
+
+def test_an_organ_may_drain_into_a_permeability_limited_liver() -> None:
+    base = circulation_system()
+    topology = circulation(("liver",), "limited liver")
+    person = human_reference(70)
+    row = lambda x: torch.as_tensor(np.asarray([x], dtype=np.float64))  # noqa: E731
+    limited = replace(
+        base, topology=topology, volume_l=row(person.volume_l @ topology.volume_map), ps_l_h=row([20.0]),
+        kp=torch.cat((base.kp, torch.ones(1, 1, dtype=torch.float64)), 1),
+        flow_l_h=row(person.flow_l_h @ topology.flow_map),
+    )  # fmt: skip
+    system = add_organ(limited, ExtraOrgan("node", 0.05, 1.0, drains_to="liver"))
+    assert balanced(system)

@@ -153,3 +153,30 @@ def test_every_organ_that_has_a_vascular_fraction_may_be_limited_and_no_other() 
     assert (topology.incidence.reshape(topology.n_rates, topology.n_nodes, -1)[: topology.n_edges].sum(1) == 0).all()
     with pytest.raises(InputError, match="permeability_limited is not allowed .*spleen"):
         circulation(("spleen",))
+
+
+@pytest.mark.parametrize("limited", [("liver",), ("liver", "gut"), ("gut", "kidney"), tuple(VASCULAR_FRACTION)])
+def test_blood_balances_in_every_node_and_equilibrium_is_one_unbound_concentration(limited: tuple[str, ...]) -> None:
+    topology = circulation(limited, "limited")
+    system = make_system(topology, tuple(np.linspace(2.0, 40.0, len(limited))))
+    for node in range(topology.n_nodes):
+        flow = system.flow_l_h[0]
+        entering = sum(float(flow[e]) for e, (_, d) in enumerate(topology.edges) if d == node)
+        leaving = sum(float(flow[e]) for e, (s, _) in enumerate(topology.edges) if s == node)
+        assert entering == pytest.approx(leaving, abs=1e-9), topology.nodes[node]
+    closed = replace(system, elimination_l_h=torch.zeros_like(system.elimination_l_h))
+    amounts = solve(closed, DoseEvents.bolus(tensor([100.0])), tensor([[1e5]]))[0, :, 0]
+    plasma = amounts / system.volume_l[0] / torch.where(
+        torch.as_tensor(topology.is_blood), system.bp_ratio, system.kp[0]
+    )  # fmt: skip
+    torch.testing.assert_close(plasma, plasma[0].expand_as(plasma), rtol=1e-8, atol=0)
+
+
+def test_a_limited_liver_clears_as_a_perfused_one_when_permeation_is_fast() -> None:
+    fast = make_system(circulation(("liver",), "fast"), (1e7,))
+    plain = make_system(get_topology("circulation"), ())
+    times = tensor([[5000.0]])
+    for system in (fast, plain):
+        assert float(solve(system, DoseEvents.bolus(tensor([100.0])), times).sum()) < 1e-6
+    metabolised = [solve(s, DoseEvents.bolus(tensor([100.0])), times, with_sinks=True)[0, -4, 0] for s in (fast, plain)]
+    torch.testing.assert_close(metabolised[0], metabolised[1], rtol=1e-4, atol=0)

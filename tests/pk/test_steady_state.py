@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perfuse.errors import InputError
-from perfuse.pk.mechanistic import organ_concentrations, solve
+from perfuse.pk.mechanistic import half_saturation_mg, organ_concentrations, solve
 from perfuse.pk.physiology import ORGANS, hub_reference, human_reference
 from perfuse.pk.regimen import DoseCourse, dose_events
 from perfuse.pk.steady_state import steady_state
@@ -84,24 +84,62 @@ def test_auc_over_the_interval_is_dose_over_clearance() -> None:
     assert float(auc) == pytest.approx(100 / float(system.elimination_l_h.sum()), rel=1e-5)
 
 
-def test_saturable_steady_state_lies_between_its_linear_limits() -> None:
-    system = make_system()
-    saturable = replace(system, elimination_l_h=row(0.0, 3.0), vmax_mg_h=row(12.0), km_u_mg_l=row(0.6))
-    doses, tau, times = dose_events([[DoseCourse(60.0)]]), 12.0, row(0.5, 6.0, 12.0)
-    ours = steady_state(saturable, doses, tau, times)
-    fast = steady_state(replace(system, elimination_l_h=row(20.0, 3.0)), doses, tau, times)
-    none = steady_state(replace(system, elimination_l_h=row(0.0, 3.0)), doses, tau, times)
-    assert (ours > fast).all()
-    assert (ours < none).all()
-    again = solve(saturable, dose_events([[DoseCourse(60.0, interval_h=tau, n_doses=60)]]), times + 59 * tau)
-    torch.testing.assert_close(ours, again, rtol=1e-4, atol=0)
+def test_what_outlasts_the_interval_overlaps_itself() -> None:
+    """An infusion of two and a half intervals, and a lag that ends in the next one."""
+    system, tau, n = make_system("hub"), 8.0, 60
+    courses = [DoseCourse(100.0, "iv_infusion", time_h=3.0, duration_h=20.0), DoseCourse(50.0, "oral", time_h=7.0)]
+    absorption = {"ka_1_h": [0.4], "lag_h": [2.5], "f_abs": [0.7]}
+    times = row(0.5, 1.5, 3.0, 6.9, 8.0)
+    direct = steady_state(system, dose_events([courses], **absorption), tau, times)
+    repeated = [replace(c, interval_h=tau, n_doses=n) for c in courses]
+    simulated = solve(system, dose_events([repeated], **absorption), times + (n - 1) * tau)
+    torch.testing.assert_close(direct, simulated, rtol=1e-9, atol=0)
+
+
+def test_a_later_bolus_shows_at_its_time_what_was_there_before_it() -> None:
+    system, tau = make_system(), 12.0
+    late = steady_state(system, dose_events([[DoseCourse(100.0, time_h=4.0)]]), tau, row(4.0))
+    at_start = steady_state(system, dose_events([[DoseCourse(100.0)]]), tau, row(12.0))
+    torch.testing.assert_close(late, at_start, rtol=1e-10, atol=0)
+
+
+def saturable(vmax: tuple[float, ...], km: tuple[float, ...], renal_l_h: float = 0.0) -> SystemParameters:
+    return replace(make_system(), elimination_l_h=row(0.0, renal_l_h), vmax_mg_h=row(*vmax), km_u_mg_l=row(*km))
+
+
+def test_saturable_steady_state_equals_simulating_many_intervals() -> None:
+    system, tau, n = saturable((30.0, 5.0), (0.6, 0.05), renal_l_h=3.0), 12.0, 40
+    absorption = {"ka_1_h": [0.9], "lag_h": [0.25], "f_abs": [0.7]}
+    times = row(0.5, 4.0, 9.0, 12.0)
+    direct = steady_state(system, dose_events([MIXED], **absorption), tau, times)
+    repeated = [replace(c, interval_h=tau, n_doses=n) for c in MIXED]
+    simulated = solve(system, dose_events([repeated], **absorption), times + (n - 1) * tau)
+    torch.testing.assert_close(direct, simulated, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("vmax", "km"), [(5.3, 0.01), (5.01, 0.6)])
+def test_near_capacity_metabolism_removes_one_dose_an_interval(vmax: float, km: float) -> None:
+    """Input of 5 mg/h against Vmax of 5.3 and 5.01: hundreds of doses would not settle."""
+    system, tau = saturable((vmax,), (km,)), 12.0
+    grid = torch.cat((torch.zeros(1), torch.logspace(-4, np.log10(tau), 400))).double().clamp_max(tau)[None]
+    out = steady_state(system, dose_events([[DoseCourse(60.0)]]), tau, grid)
+    y, half = out[0, system.topology.saturable_node], float(half_saturation_mg(system))
+    removed = torch.trapezoid(vmax * y / (half + y), grid[0])
+    assert float(removed) == pytest.approx(60.0, rel=1e-4)
+    inside = out[0].sum(0)
+    assert float(inside[0] - inside[-1]) == pytest.approx(60.0, rel=1e-6)  # which the next dose replaces
+
+
+def test_saturable_pathways_far_below_km_are_linear() -> None:
+    linear = steady_state(make_system(clearance=20.0), dose_events([[DoseCourse(60.0)]]), 12.0, row(0.5, 12.0))
+    same = steady_state(saturable((20e6,), (1e6,), 3.0), dose_events([[DoseCourse(60.0)]]), 12.0, row(0.5, 12.0))
+    torch.testing.assert_close(same, linear, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
     ("change", "course", "message"),
     [
         ({}, DoseCourse(1.0, time_h=12.0), "does not lie in the dosing interval"),
-        ({}, DoseCourse(1.0, "iv_infusion", duration_h=13.0), "dose duration_h"),
         ({"elimination_l_h": row(0.0, 0.0)}, DoseCourse(1.0), "never reach a steady state"),
         (
             {"elimination_l_h": row(0.0, 0.0), "vmax_mg_h": row(4.0), "km_u_mg_l": row(1.0)},
@@ -113,6 +151,17 @@ def test_saturable_steady_state_lies_between_its_linear_limits() -> None:
 def test_what_has_no_steady_state_is_refused(change: dict, course: DoseCourse, message: str) -> None:
     with pytest.raises(InputError, match=message):
         steady_state(replace(make_system(), **change), dose_events([[course]]), 12.0, row(1.0))
+
+
+def test_oral_doses_need_a_gut() -> None:
+    one = Topology(
+        "one", ("blood",), (True,), (), (Elimination("cl_l_h", 0, kind="blood_clearance"),), 0, np.eye(1),
+        np.zeros((1, 0)), organs=("blood",), organ_node=np.zeros(1, dtype=int), kp_is_blood=True,
+    )  # fmt: skip
+    ones = torch.ones(1).double()
+    system = SystemParameters(one, row(40.0), row(1.0), torch.empty(1, 0).double(), row(6.0), ones, ones)
+    with pytest.raises(InputError, match="no gut"):
+        steady_state(system, dose_events([[DoseCourse(1.0, "oral")]], [1.0]), 12.0, row(1.0))
 
 
 def test_times_and_interval_are_checked() -> None:

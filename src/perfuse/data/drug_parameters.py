@@ -20,6 +20,7 @@ from perfuse.pk.clearance import (
 )
 from perfuse.pk.drug import HEPATIC_FIELDS, Drug
 from perfuse.pk.partition import tissue_plasma_kp
+from perfuse.pk.partition_inputs import Species
 from perfuse.pk.physiology import ORGAN_INDEX, Physiology, hub_reference, human_reference
 from perfuse.pk.topology import Topology
 
@@ -138,10 +139,14 @@ def permeability_parameters(drug: Drug, topology: Topology) -> np.ndarray:
 
 
 def partition_parameters(
-    drug: Drug, topology: Topology, kp_method: str = DEFAULT_KP_METHOD, haematocrit: float = HAEMATOCRIT
+    drug: Drug,
+    topology: Topology,
+    kp_method: str = DEFAULT_KP_METHOD,
+    haematocrit: float = HAEMATOCRIT,
+    species: Species = "human",
 ) -> np.ndarray:
     """Kp ``(O,)`` as the topology takes it: tissue:plasma, on ``hub`` tissue:blood = Kp / (B:P); blood 1."""
-    kp = tissue_plasma_kp(drug.partition_inputs(haematocrit), kp_method, drug.kp)
+    kp = tissue_plasma_kp(drug.partition_inputs(haematocrit, species), kp_method, drug.kp)
     if topology.kp_is_blood:
         kp[1:] /= drug.bp_ratio_for(haematocrit)
     return kp

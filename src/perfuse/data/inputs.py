@@ -165,7 +165,9 @@ def curve_table_for(
     person = _the_body(topology, body_weight_kg, body)
     time = _check_times(time_h)
     haematocrit = haematocrit_of(person)
-    kp = partition_parameters(drug, topology, kp_method, haematocrit)[None]
+    kp = partition_parameters(drug, topology, kp_method, haematocrit, "rat" if person.species == "rat" else "human")[
+        None
+    ]
     elimination = elimination_parameters(drug, topology, person)[None]
     vmax, km = (a[None] for a in saturable_parameters(drug, topology, person))
     ps = permeability_parameters(drug, topology)[None]

@@ -145,6 +145,9 @@ class LocalTarget:
 
 
 def _is_alive(pid: int) -> bool:
+    with suppress(OSError, IndexError):  # a killed process that nobody has waited for is still listed
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

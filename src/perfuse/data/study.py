@@ -24,28 +24,31 @@
     topology = "circulation"      # or hub, circulation-ps
     permeability_limited = ["brain"]
     # [[organ]]                   # organs to add (see pk.custom_topology)
+    # file = "tumour.toml"        # instead: all of this, or a whole graph of one's own (pk.custom_topology)
 
     [[dose]]                      # numbers, or text with a unit
     amount_mg = "2 mg/kg"
     route = "oral"                # iv_bolus, iv_infusion, oral
-    time_h = 0
+    time_h = 0                    # or a list of times, without
     interval_h = "12 h"
     n_doses = 3
 
     [output]
-    times_h = { stop = 36, step = 0.25 }   # start = 0; or a list
+    times_h = "0..36 h by 15 min"          # or { stop = 36, step = 0.25 }, or a list
     organs = ["blood", "brain"]            # default: all
     matrix = "plasma"                      # of the blood row; or serum, blood_venous
     kp_method = "rodgers-rowland"
     # steady_state_tau_h = 12              # the doses are one interval's, repeated for ever
 
-Axis legend: C curves, O reported organs, T times.
+    # [sensitivity]               # see data.study_sensitivity
+
+Axis legend: C curves (people), T times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +58,24 @@ from perfuse.data.drug_file import plain_numbers, quantity, read_drug_file
 from perfuse.data.drug_parameters import DEFAULT_KP_METHOD
 from perfuse.data.inputs import Dose, curve_table_for
 from perfuse.data.stacking import stack_tables
-from perfuse.data.study_people import read_people, section
-from perfuse.data.table import CurveTable
+from perfuse.data.study_doses import read_doses, read_times
+from perfuse.data.study_people import People, read_people
+from perfuse.data.study_sensitivity import SensitivityRequest, read_sensitivity
+from perfuse.data.study_sources import Derived, derived_numbers, parameter_sources
+from perfuse.data.study_structure import Structure, graph_system, read_structure
+from perfuse.data.study_tables import file_beside, section
+from perfuse.data.table import CurveTable, system_parameters
+from perfuse.data.table import dose_events as events_of_table
 from perfuse.errors import InputError
 from perfuse.files import read_toml
-from perfuse.pk.custom_topology import ExtraOrgan
+from perfuse.pk.custom_topology import add_organ
 from perfuse.pk.drug import Drug, located, number
-from perfuse.pk.matrix import check_blood_matrix
+from perfuse.pk.matrix import PLASMA_MATRICES, check_blood_matrix
 from perfuse.pk.partition import KP_METHODS
-from perfuse.pk.physiology import Physiology
-from perfuse.pk.regimen import DoseCourse
-from perfuse.pk.topology import Topology, circulation, get_topology
+from perfuse.pk.regimen import DoseCourse, dose_events
+from perfuse.pk.system import DoseEvents, SystemParameters
 
-MAX_TIMES = 100_000
-_SECTIONS = ("drug", "subject", "population", "structure", "organ", "dose", "output")
-_STRUCTURE = ("topology", "permeability_limited")
-_DOSE = ("amount_mg", "route", "time_h", "duration_h", "interval_h", "n_doses")
+_SECTIONS = ("drug", "subject", "population", "structure", "organ", "dose", "output", "sensitivity")
 _OUTPUT = ("times_h", "organs", "matrix", "kp_method", "steady_state_tau_h", "percentiles")
 
 
@@ -79,31 +84,46 @@ class Study:
     """A study that can be solved: every value is checked.
 
     Attributes:
-        table: One curve a person, concentrations NaN.
-        drug: The compound.
-        extra_organs: Organs of the user's own.
+        drug: The compound, in its person; of a population, in the first.
+        curve_id: A name a person, ``(C,)``.
+        system, doses: What will be solved, extra organs included, C curves.
+        time_h: ``(T,)``.
+        matrix: What the blood row is reported in.
+        body_weight_kg: ``(C,)``; NaN where it does not matter.
         organs: Organs to report.
         steady_state_tau_h: Dosing interval of a steady state; None: the doses as they are.
         percentiles: Of a population's curves.
         is_population: Whether there are several people.
-        kp_method: How Kp was predicted.
+        kp_method: How Kp was predicted; "" on a graph of one's own.
+        sources: Where each parameter comes from, by parameter and place.
+        derived: Numbers on the way to them: values ``(C,)``, unit and source, by name.
+        sensitivity: What the output's sensitivities are wanted of; None: none are.
+        table: The same as a table of curves without extra organs, concentrations NaN, for models and datasets; None
+            on a graph of one's own.
     """
 
-    table: CurveTable
     drug: Drug
-    extra_organs: tuple[ExtraOrgan, ...]
+    curve_id: tuple[str, ...]
+    system: SystemParameters
+    doses: DoseEvents
+    time_h: np.ndarray
+    matrix: str
+    body_weight_kg: np.ndarray
     organs: tuple[str, ...]
     steady_state_tau_h: float | None
     percentiles: tuple[float, ...]
     is_population: bool
     kp_method: str
+    sources: Mapping[tuple[str, str], str]
+    derived: Mapping[str, Derived]
+    sensitivity: SensitivityRequest | None = None
+    table: CurveTable | None = None
 
-
-def _list(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    found = data.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(t, Mapping) for t in found):
-        raise InputError(name, "is no list of tables", hint=f"write [[{name}]] before each")
-    return found
+    @property
+    def blood(self) -> str | None:
+        """The reported organ that the matrix is about: the first, if it is blood."""
+        topology = self.system.topology
+        return topology.organs[0] if topology.is_blood[int(topology.organ_node[0])] else None
 
 
 def read_study(path: Path) -> Study:
@@ -121,7 +141,7 @@ def read_study(path: Path) -> Study:
 
 
 def study_from(data: Mapping[str, Any], folder: Path = Path()) -> Study:
-    """A study from plain data; a drug file's path is relative to ``folder`` and stays inside it.
+    """A study from plain data; paths of files are relative to ``folder`` and stay inside it.
 
     Raises:
         InputError: naming the key or value that cannot be used.
@@ -129,104 +149,130 @@ def study_from(data: Mapping[str, Any], folder: Path = Path()) -> Study:
     for key in data:
         if key not in _SECTIONS:
             raise InputError(key, "is no known section", allowed=", ".join(_SECTIONS))
-    topology = _topology(section(data, "structure", _STRUCTURE))
-    people = read_people(data, topology)
-    drug = people.drug_in(_drug(data, people.bodies[0], folder))
+    structure = read_structure(data, folder)
     output = section(data, "output", _OUTPUT)
-    extra = tuple(ExtraOrgan.from_mapping(t, f"organ {i}") for i, t in enumerate(_list(data, "organ"), 1))
-    organs = _organs(output, (*topology.organs, *(organ.name for organ in extra)))
     kp_method = output.get("kp_method", DEFAULT_KP_METHOD)
     if kp_method not in KP_METHODS:
         raise InputError("output.kp_method", "is unknown", value=kp_method, allowed=", ".join(KP_METHODS))
-    matrix = output.get("matrix", "plasma")
-    check_blood_matrix(str(matrix))
-    time_h = _times(output.get("times_h"))
-    rows = []
-    for i, person in enumerate(people.bodies):
-        doses = _doses(data, drug, person)
-        body = None if topology.name == "hub" else person
-        weight = person.body_weight_kg if topology.name == "hub" else None
-        name = f"{drug.name}-{i}" if people.is_population else drug.name
-        rows.append(curve_table_for(drug, topology, weight, doses, time_h, str(matrix), body=body, curve_id=name,
-                                    compound_id=drug.name, kp_method=kp_method))  # fmt: skip
-    tau = output.get("steady_state_tau_h")
-    return Study(
-        stack_tables(rows), drug, extra, organs, None if tau is None else quantity("steady_state_tau_h", tau, "h"),
-        _percentiles(output.get("percentiles", [5, 50, 95])), people.is_population, kp_method,
+    matrix, time_h = str(output.get("matrix", "plasma")), read_times(output.get("times_h"))
+    check_blood_matrix(matrix)
+    tau = _tau(output, time_h)
+    build = _on_graph if structure.topology is None else _in_bodies
+    parts = build(data, structure, folder, time_h, matrix, kp_method)
+    study = Study(
+        **parts, time_h=time_h, matrix=matrix, organs=_organs(output, parts["system"].topology.organs),
+        steady_state_tau_h=tau, percentiles=_percentiles(output.get("percentiles", [5, 50, 95])),
     )  # fmt: skip
+    if matrix in PLASMA_MATRICES and study.blood is None:
+        raise InputError("output.matrix", "needs blood as the first node of the graph", value=matrix,
+                         allowed="blood_venous")  # fmt: skip
+    return _with_sensitivity(study, data)
 
 
-def _topology(structure: Mapping[str, Any]) -> Topology:
-    name, limited = structure.get("topology", "circulation"), structure.get("permeability_limited", [])
-    if (
-        not isinstance(limited, list)
-        or not all(isinstance(o, str) for o in limited)
-        or len(set(limited)) != len(limited)
-    ):
-        raise InputError("structure.permeability_limited", "is no list of different organs", value=limited)
-    if not limited:
-        return get_topology(str(name))
-    if name != "circulation":
-        raise InputError("structure.permeability_limited", "needs the topology circulation", value=name)
-    return circulation(tuple(limited), f"circulation with {', '.join(limited)} permeability-limited")
+def _with_sensitivity(study: Study, data: Mapping[str, Any]) -> Study:
+    if "sensitivity" not in data:
+        return study
+    if study.is_population or study.steady_state_tau_h is not None:
+        raise InputError("sensitivity", "is of one subject and of doses as they are")
+    return replace(study, sensitivity=read_sensitivity(data, study.system, study.doses, study.time_h))
 
 
-def _drug(data: Mapping[str, Any], person: Physiology, folder: Path) -> Drug:
+def _in_bodies(
+    data: Mapping[str, Any], structure: Structure, folder: Path, time_h: np.ndarray, matrix: str, kp_method: str
+) -> dict[str, Any]:
+    """People on a built-in topology, as the fields of ``Study``."""
+    topology = structure.topology
+    assert topology is not None
+    people = read_people(data, topology)
+    stated = _drugs(data, [body.body_weight_kg for body in people.bodies], folder)
+    drugs = [people.drug_in(drug) for drug in stated]
+    if len(drugs) == 1:
+        drugs *= len(people.bodies)
+    rows = []
+    for i, (person, drug) in enumerate(zip(people.bodies, drugs, strict=True)):
+        fixed = topology.name == "hub"
+        rows.append(curve_table_for(
+            drug, topology, person.body_weight_kg if fixed else None, read_doses(data, drug, person.body_weight_kg),
+            time_h, matrix, body=None if fixed else person, compound_id=drug.name, kp_method=kp_method,
+            curve_id=f"{drug.name}-{i}" if people.is_population else drug.name,
+        ))  # fmt: skip
+    table = stack_tables(rows)
+    system = system_parameters(table)
+    for organ in structure.extra_organs:
+        system = add_organ(system, organ)
+    return {
+        "drug": drugs[0], "curve_id": tuple(table.curve_id.tolist()), "system": system,
+        "doses": events_of_table(table), "body_weight_kg": table.body_weight_kg,
+        "is_population": people.is_population, "kp_method": kp_method, "table": table,
+        "sources": parameter_sources(drugs[0], stated[0], people, structure, system, kp_method),
+        "derived": derived_numbers(people, drugs),
+    }  # fmt: skip
+
+
+def _on_graph(
+    data: Mapping[str, Any], structure: Structure, folder: Path, _time_h: np.ndarray, _matrix: str, _kp_method: str
+) -> dict[str, Any]:
+    """The one body of the user's own graph, as the fields of ``Study``."""
+    if "population" in data:
+        raise InputError("population", "cannot be sampled on a graph of one's own")
+    subject = section(data, "subject", ("body_weight_kg",))
+    weight = quantity("subject.body_weight_kg", subject["body_weight_kg"], "kg") if subject else None
+    drug = _drugs(data, [weight], folder)[0]
+    system = graph_system(structure, drug)
+    doses = read_doses(data, drug, weight)
+    if any(dose.route == "oral" for dose in doses) and system.topology.absorption_node is None:
+        raise InputError("absorption", "is missing: the node where oral doses are absorbed", where=structure.where)
+    return {
+        "drug": drug, "curve_id": (drug.name,), "system": system, "doses": _events(doses, drug),
+        "body_weight_kg": np.asarray([np.nan if weight is None else weight]), "is_population": False, "kp_method": "",
+        "sources": parameter_sources(drug, drug, People(()), structure, system, ""),
+        "derived": {},
+    }  # fmt: skip
+
+
+def _events(doses: Sequence[Dose], drug: Drug) -> DoseEvents:
+    courses = [DoseCourse(d.amount_mg, d.route, d.time_h, d.duration_h) for d in doses]
+    ka = None if drug.ka_1_h is None else [drug.ka_1_h]
+    return dose_events([courses], ka, [drug.lag_h], [drug.f_abs])
+
+
+def _tau(output: Mapping[str, Any], time_h: np.ndarray) -> float | None:
+    if "steady_state_tau_h" not in output:
+        return None
+    tau = quantity("output.steady_state_tau_h", output["steady_state_tau_h"], "h")
+    if not tau > 0:
+        raise InputError("output.steady_state_tau_h", value=tau, unit="h", allowed="> 0")
+    if time_h.max() > tau * (1 + 1e-12):
+        raise InputError("output.times_h", "holds a time outside the dosing interval", value=float(time_h.max()),
+                         unit="h", allowed=f"[0, {tau:g}]")  # fmt: skip
+    return tau
+
+
+def _drugs(data: Mapping[str, Any], weights_kg: Sequence[float | None], folder: Path) -> list[Drug]:
+    """The drug, once, or once a person where it holds a number per kg of body weight."""
     table = data.get("drug")
     if not isinstance(table, Mapping):
         raise InputError("drug", "is missing", hint='write [drug] with its keys, or file = "drug.toml"')
     if "file" in table:
-        name = table["file"]
-        if len(table) > 1 or not isinstance(name, str):
-            raise InputError("drug.file", "stands alone and is text", value=name)
-        target = (folder / name).resolve()
-        if not target.is_relative_to(folder.resolve()):
-            raise InputError("drug.file", "lies outside the study's folder", value=name)
-        return read_drug_file(target, person.body_weight_kg)[0]
-    mw = quantity("mw_g_mol", table["mw_g_mol"], "g/mol") if "mw_g_mol" in table else None
-    return Drug.from_mapping(plain_numbers(table, mw, person.body_weight_kg))
+        if len(table) > 1:
+            raise InputError("drug.file", "stands alone", value=table["file"])
+        path = file_beside(folder, "drug.file", table["file"])
+        read = lambda weight: read_drug_file(path, weight)[0]  # noqa: E731
+        per_kg = path.is_file() and _per_kg(read_toml(path, "drug.file"))
+    else:
+        mw = quantity("mw_g_mol", table["mw_g_mol"], "g/mol") if "mw_g_mol" in table else None
+        read = lambda weight: Drug.from_mapping(plain_numbers(table, mw, weight))  # noqa: E731
+        per_kg = _per_kg(table)
+    return [read(weight) for weight in (weights_kg if per_kg else weights_kg[:1])]
 
 
-def _doses(data: Mapping[str, Any], drug: Drug, person: Physiology) -> list[Dose]:
-    """The regimen of one person, mg/kg resolved with the person's weight."""
-    out = []
-    for i, table in enumerate(_list(data, "dose"), 1):
-        where = f"dose {i}"
-        for key in table:
-            if key not in _DOSE:
-                raise InputError(f"{where}: {key}", "is no known key", allowed=", ".join(_DOSE))
-        if "amount_mg" not in table:
-            raise InputError(f"{where}: amount_mg", "is missing")
-        as_number = lambda key, unit: quantity(key, table[key], unit, drug.mw_g_mol, person.body_weight_kg)  # noqa: B023, E731
-        given = {key: as_number(key, "mg" if key == "amount_mg" else "h")
-                 for key in ("amount_mg", "time_h", "duration_h", "interval_h") if key in table}  # fmt: skip
-        route = table.get("route") or ("iv_infusion" if given.get("duration_h") else "iv_bolus")
-        try:
-            course = DoseCourse(route=str(route), n_doses=table.get("n_doses", 1), **given)
-        except InputError as error:
-            raise located(error, where) from None
-        out += [Dose(t, course.amount_mg, course.duration_h, course.route) for t in course.times_h()]
-    if not out:
-        raise InputError("dose", "is missing: there is not one", hint="write [[dose]] with amount_mg")
-    return sorted(out, key=lambda dose: dose.time_h)
-
-
-def _times(value: object) -> np.ndarray:
-    if value is None:
-        return np.linspace(0.0, 24.0, 97)
+def _per_kg(value: object) -> bool:
+    """Whether any text in plain data is a quantity per kg."""
     if isinstance(value, Mapping):
-        for key in value:
-            if key not in ("start", "stop", "step"):
-                raise InputError(f"output.times_h.{key}", "is no known key", allowed="start, stop, step")
-        start, stop, step = (quantity(f"output.times_h.{k}", value.get(k, d), "h") for k, d in
-                             (("start", 0.0), ("stop", 24.0), ("step", 0.25)))  # fmt: skip
-        if not (0 <= start < stop and step > 0 and (stop - start) / step <= MAX_TIMES):
-            raise InputError("output.times_h", value=(start, stop, step), unit="h",
-                             allowed=f"0 <= start < stop, step > 0, at most {MAX_TIMES} times")  # fmt: skip
-        return start + step * np.arange(int(np.floor((stop - start) / step * (1 + 1e-12))) + 1)
-    if not isinstance(value, list) or not value or len(value) > MAX_TIMES:
-        raise InputError("output.times_h", "is no list of times", allowed="[0, 1, 2] or { stop = 24, step = 0.5 }")
-    return np.asarray([quantity("output.times_h", t, "h") for t in value])
+        return any(_per_kg(v) for v in value.values())
+    if isinstance(value, list):
+        return any(_per_kg(v) for v in value)
+    return isinstance(value, str) and value.replace(" ", "").endswith("/kg")
 
 
 def _organs(output: Mapping[str, Any], known: tuple[str, ...]) -> tuple[str, ...]:

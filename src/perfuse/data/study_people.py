@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from perfuse.data.drug_file import quantity
+from perfuse.data.study_tables import section
 from perfuse.errors import InputError
 from perfuse.pk.bodies import with_condition
 from perfuse.pk.drug import Drug, number
@@ -24,19 +25,19 @@ SUBJECT_KEYS = (
 )  # fmt: skip
 POPULATION_KEYS = (
     "n", "seed", "age_range_year", "share_female", "weight_cv", "volume_cv", "flow_cv", "output_cv", "height_cv",
-    "gfr_cv",
+    "gfr_cv", "condition", "enzymes", "binding_protein",
 )  # fmt: skip
 _OBESE = "obese"
 
 
 @dataclass(frozen=True)
 class People:
-    """Bodies, and what the subject's condition does to a drug.
+    """Bodies, and what their condition does to a drug.
 
     Attributes:
         bodies: One a person.
         is_population: Whether they were sampled.
-        factors: Of the subject's condition.
+        factors: Of the condition, which a population shares.
         enzymes: Which enzymes make up the drug's intrinsic clearance, and their shares; empty: not said.
         binding_protein: What binds the drug in plasma; None: not said.
     """
@@ -50,21 +51,6 @@ class People:
     def drug_in(self, drug: Drug) -> Drug:
         """The drug as the condition changes it: by enzymes and binding protein, where they are said."""
         return self.factors.applied_to(drug, self.enzymes, self.binding_protein)
-
-
-def section(data: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """A table of the study, with known keys only.
-
-    Raises:
-        InputError: for what is no table, or a key that is unknown.
-    """
-    table = data.get(name, {})
-    if not isinstance(table, Mapping):
-        raise InputError(name, "is no table", value=table, hint=f"write [{name}]")
-    for key in table:
-        if key not in allowed:
-            raise InputError(f"{name}.{key}", "is no known key", allowed=", ".join(allowed))
-    return dict(table)
 
 
 def read_people(data: Mapping[str, Any], topology: Topology) -> People:
@@ -93,9 +79,35 @@ def _population(table: dict[str, Any]) -> People:
     if not isinstance(ages, list) or len(ages) != 2:
         raise InputError("population.age_range_year", "is no pair", value=ages, allowed="[youngest, oldest]")
     bounds = (number("population.age_range_year", ages[0]), number("population.age_range_year", ages[1]))
-    others: dict[str, Any] = {key: number(f"population.{key}", value) for key, value in table.items()}
+    condition, enzymes, protein = _condition("population", table)
+    if condition == _OBESE:
+        raise InputError("population.condition", value=condition, allowed="those of kidney and liver",
+                         hint="obesity needs a body weight: use [subject]")  # fmt: skip
+    others: dict[str, Any] = {}
+    for key in POPULATION_KEYS[3:-3]:
+        if key in table:
+            by_organ = key in ("volume_cv", "flow_cv") and isinstance(table[key], Mapping)
+            others[key] = (
+                {organ: number(f"population.{key}.{organ}", value) for organ, value in table[key].items()}
+                if by_organ
+                else number(f"population.{key}", table[key])
+            )
     people = sample_population(np.random.default_rng(seed), int(n or 0), age_range_year=bounds, **others)
-    return People(tuple(people.person(i) for i in range(len(people))), is_population=True)
+    bodies, factors = [people.person(i) for i in range(len(people))], NORMAL
+    if condition:
+        changed = [with_condition(body, condition) for body in bodies]
+        bodies, factors = [body for body, _ in changed], changed[0][1]
+    return People(tuple(bodies), True, factors, enzymes, protein)
+
+
+def _condition(where: str, table: Mapping[str, Any]) -> tuple[str, Mapping[str, float] | None, str | None]:
+    """The condition ("" for none), and how it reaches the drug."""
+    condition, enzymes, protein = str(table.get("condition", "")), table.get("enzymes"), table.get("binding_protein")
+    if (enzymes is not None or protein is not None) and not condition:
+        raise InputError(f"{where}.enzymes and binding_protein", "need a condition that changes them")
+    if enzymes is not None and not isinstance(enzymes, Mapping):
+        raise InputError(f"{where}.enzymes", "is no table", value=enzymes, hint="write enzymes = { CYP3A4 = 0.9 }")
+    return condition, enzymes, protein
 
 
 def _subject(table: Mapping[str, Any]) -> People:
@@ -110,16 +122,11 @@ def _subject(table: Mapping[str, Any]) -> People:
         raise InputError("subject.species", "is unknown", value=species, allowed="human, rat")
     height = number("subject.height_cm", table["height_cm"]) if "height_cm" in table else None
     age, sex = number("subject.age_year", table.get("age_year", 35)), str(table.get("sex", "male"))
-    condition = str(table.get("condition", ""))
+    condition, enzymes, protein = _condition("subject", table)
     obese = condition == _OBESE
     if obese and weight is None:
         raise InputError("subject.body_weight_kg", "is missing", hint="obesity needs it")
     person, factors = for_person(age, sex, None if obese else weight, height), NORMAL
     if condition:
         person, factors = with_condition(person, condition, weight if obese else None)
-    enzymes, protein = table.get("enzymes"), table.get("binding_protein")
-    if (enzymes is not None or protein is not None) and not condition:
-        raise InputError("subject.enzymes and binding_protein", "need a condition that changes them")
-    if enzymes is not None and not isinstance(enzymes, Mapping):
-        raise InputError("subject.enzymes", "is no table", value=enzymes, hint="write enzymes = { CYP3A4 = 0.9 }")
     return People((person,), False, factors, enzymes, protein)

@@ -1,41 +1,28 @@
-"""Solving a study with the mechanistic model: curves, exposure, parameters, mass balance, prediction intervals.
+"""Solving a study with the mechanistic model: curves, exposure, mass balance, prediction intervals, sensitivities.
 
 Axis legend: C curves (people), O reported organs, T times.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from perfuse.data.study import Study
-from perfuse.data.table import dose_events, system_parameters
-from perfuse.errors import InputError
-from perfuse.files import write_atomic
-from perfuse.pk.custom_topology import add_organ
+from perfuse.data.study_sensitivity import SensitivityRequest
+from perfuse.evaluation.solve_files import check_out, write_solved
 from perfuse.pk.exposure import Exposure, exposure
+from perfuse.pk.interval_exposure import IntervalExposure, steady_state_exposure
 from perfuse.pk.matrix import PLASMA_MATRICES
 from perfuse.pk.mechanistic import organ_concentrations, solve
+from perfuse.pk.sensitivity import elasticities, global_sensitivity
 from perfuse.pk.steady_state import steady_state
 from perfuse.pk.system import DoseEvents, SystemParameters
 
 _AT_ONCE = 256
-EXPOSURE_COLUMNS = (
-    "cmax_mg_l",
-    "tmax_h",
-    "auc_last_mg_h_l",
-    "auc_inf_mg_h_l",
-    "half_life_h",
-    "cl_l_h",
-    "vss_l",
-    "mrt_h",
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,9 @@ class SolvedStudy:
         organs: ``(O,)`` names, those asked for.
         conc_mg_l: ``(C, O, T)``, mg/L, the blood row in the study's matrix.
         exposure: NCA of each curve and organ, ``(C, O)``; None at steady state.
+        interval: NCA of one dosing interval at steady state, ``(C, O, 1)``; None otherwise.
         mass_error: Largest relative difference between drug given and drug found anywhere; None at steady state.
+        sensitivity: By parameter, what the study's ``[sensitivity]`` asked for; None when it asked for nothing.
     """
 
     study: Study
@@ -59,18 +48,13 @@ class SolvedStudy:
     organs: tuple[str, ...]
     conc_mg_l: np.ndarray
     exposure: Exposure | None
+    interval: IntervalExposure | None
     mass_error: float | None
+    sensitivity: dict[str, dict[str, float]] | None = None
 
     def percentiles(self) -> np.ndarray:
         """Percentiles over people, ``(P, O, T)``: a prediction interval of the population."""
         return np.percentile(self.conc_mg_l, self.study.percentiles, axis=0)
-
-
-def _with_extra_organs(study: Study) -> SystemParameters:
-    system = system_parameters(study.table)
-    for organ in study.extra_organs:
-        system = add_organ(system, organ)
-    return system
 
 
 def _part(record: object, rows: slice) -> dict[str, torch.Tensor]:
@@ -83,27 +67,34 @@ def solve_study(study: Study) -> SolvedStudy:
     Raises:
         InputError: see ``mechanistic.solve`` and ``steady_state.steady_state``.
     """
-    system, doses = _with_extra_organs(study), dose_events(study.table)
-    time = torch.as_tensor(np.ascontiguousarray(study.table.time_h))
-    plasma = np.isin(study.table.matrix, PLASMA_MATRICES)
-    factor = torch.where(torch.as_tensor(plasma), 1 / system.bp_ratio, 1.0)
-    pieces, worst = [], 0.0
-    for start in range(0, len(system), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        one = SystemParameters(system.topology, **_part(system, rows))
-        dose = DoseEvents(**_part(doses, rows))
-        if study.steady_state_tau_h is not None:
-            amounts = steady_state(one, dose, study.steady_state_tau_h, time[rows])
-        else:
-            amounts = solve(one, dose, time[rows], with_sinks=True)
-            worst = max(worst, _mass_error(dose, amounts, time[rows]))
-        pieces.append(organ_concentrations(one, amounts, factor[rows]).numpy())
-    conc = np.concatenate(pieces)[:, [system.topology.organs.index(organ) for organ in study.organs]]
-    steady = study.steady_state_tau_h is not None
+    system, doses, tau = study.system, study.doses, study.steady_state_tau_h
+    time = torch.as_tensor(study.time_h).expand(len(system), -1)
+    plasma = study.matrix in PLASMA_MATRICES
+    factor = 1 / system.bp_ratio if plasma else torch.ones_like(system.bp_ratio)
+    conc, worst = _organ_curves(study, time, factor)
+    found, interval = _exposure(study, factor)
+    sensitivity = None if study.sensitivity is None else _sensitivity(study, study.sensitivity)
     return SolvedStudy(
-        study, system, doses, study.table.time_h[0], study.organs, conc,
-        None if steady else _exposure(study, conc, doses), None if steady else worst,
+        study, system, doses, study.time_h, study.organs, conc, found, interval, worst if tau is None else None,
+        sensitivity,
     )  # fmt: skip
+
+
+def _organ_curves(study: Study, time_h: torch.Tensor, factor: torch.Tensor) -> tuple[np.ndarray, float]:
+    """Concentrations of the study's organs, ``(C, O, T)``, and the largest mass error (0 at steady state)."""
+    pieces, worst = [], 0.0
+    for start in range(0, len(study.system), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        one = SystemParameters(study.system.topology, **_part(study.system, rows))
+        dose = study.doses.of(rows)
+        if study.steady_state_tau_h is not None:
+            amounts = steady_state(one, dose, study.steady_state_tau_h, time_h[rows])
+        else:
+            amounts = solve(one, dose, time_h[rows], with_sinks=True)
+            worst = max(worst, _mass_error(dose, amounts, time_h[rows]))
+        pieces.append(organ_concentrations(one, amounts, factor[rows]).numpy())
+    wanted = [study.system.topology.organs.index(organ) for organ in study.organs]
+    return np.concatenate(pieces)[:, wanted], worst
 
 
 def _mass_error(doses: DoseEvents, amounts: torch.Tensor, time_h: torch.Tensor) -> float:
@@ -113,143 +104,111 @@ def _mass_error(doses: DoseEvents, amounts: torch.Tensor, time_h: torch.Tensor) 
     at_once = (since > 0) | ((since == 0) & (doses.time_h == first[:, None])[..., None])
     share = torch.where((doses.duration_h > 0)[..., None], running, at_once.double())
     given = (doses.amount_mg[..., None] * share).sum(1)
-    return float(((amounts.sum(1) - given).abs() / given.clamp_min(1e-300))[given > 0].max())
+    error = ((amounts.sum(1) - given).abs() / given.clamp_min(1e-300))[given > 0]
+    return float(error.max()) if len(error) else 0.0
 
 
-def _exposure(study: Study, conc: np.ndarray, doses: DoseEvents) -> Exposure:
-    """NCA of every curve and organ; clearance and volumes need one intravenous dose, and are absent otherwise."""
-    single = (doses.amount_mg > 0).sum(1) == 1
-    intravenous = (single & ~doses.is_oral.any(1)).numpy()
-    dose = np.where(intravenous, doses.amount_mg.sum(1).numpy(), np.nan)[:, None]
-    dose = np.where(np.asarray([organ == "blood" for organ in study.organs]), dose, np.nan)
-    duration = np.broadcast_to(doses.duration_h.amax(1).numpy()[:, None], dose.shape)
-    return exposure(study.table.time_h[0], conc, dose_mg=dose, duration_h=duration, min_adjusted_r2=0.9)
+_DENSE_POINTS = 240
+_FIRST_POINT_H = 1e-4
+_OF_ONE_DOSE = ("auc_inf_mg_h_l", "half_life_h", "cl_l_h", "vss_l", "cl_f_l_h", "vz_f_l", "mrt_h")
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _number(value: float) -> str:
-    return "" if not np.isfinite(value) else f"{value:.10g}"
-
-
-def write_solved(solved: SolvedStudy, out: Path, sbml: bool = False) -> list[Path]:
-    """Write ``curves.csv``, ``exposure.csv``, ``parameters.csv``; for a population ``intervals.csv``; on demand SBML.
-
-    Args:
-        solved: What to write.
-        out: New or empty folder.
-        sbml: Also write ``model.sbml`` of the first person (needs the extra ``export``).
-
-    Raises:
-        InputError: if ``out`` is in use.
+def _dense_times(study: Study) -> tuple[float, np.ndarray]:
+    """First dose, h, and times since it for the NCA: those wanted, and dense after it, where the output's own grid
+    would miss the start. At steady state: of one interval.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            "--out", "exists already and is not an empty folder", value=str(out), hint="choose another name"
-        )
-    files = {"curves.csv": _curves(solved), "parameters.csv": _parameters(solved)}
-    if solved.exposure is not None:
-        files["exposure.csv"] = _exposure_rows(solved)
-    if solved.study.is_population:
-        files["intervals.csv"] = _intervals(solved)
-    model = None
-    if sbml:
-        from perfuse.pk.sbml import sbml_text
-
-        model = sbml_text(solved.system, solved.doses, 0, name=solved.study.drug.name).encode()
-        files["model.sbml"] = model
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_atomic(out / name, content)
-    return [out / name for name in files]
+    doses = study.doses
+    given = doses.amount_mg[0] > 0
+    starts = doses.time_h[0][given]
+    tau = study.steady_state_tau_h
+    begin = 0.0 if tau is not None else float(starts.min())
+    horizon = float(study.time_h[-1]) - begin if tau is None else tau
+    if horizon <= 0:
+        return begin, np.zeros(1)
+    after = np.geomspace(min(_FIRST_POINT_H, horizon / 2), horizon, _DENSE_POINTS)
+    events = torch.cat((starts, starts + doses.duration_h[0][given])).numpy() - begin
+    since = np.unique(np.concatenate(([0.0], after, events, study.time_h - begin)))
+    return begin, since[(since >= 0) & (since <= horizon)]
 
 
-def _blood_name(solved: SolvedStudy, organ: str) -> str:
-    return str(solved.study.table.matrix[0]) if organ == "blood" else organ
+def _exposure(study: Study, factor: torch.Tensor) -> tuple[Exposure | None, IntervalExposure | None]:
+    """NCA of every curve and organ, of one dose or of an interval at steady state; with several doses, areas and slopes
+    of the whole curve mean no single dose's, and are not available: ``perfuse nca`` takes them dose by dose.
+    """
+    doses = study.doses
+    begin, since = _dense_times(study)
+    conc, _ = _organ_curves(study, torch.as_tensor(begin + since).expand(len(study.system), -1), factor)
+    shape = conc.shape[:2]
+    single = (doses.amount_mg > 0).sum(1) == 1
+    of_blood = np.asarray([organ == study.blood for organ in study.organs])
+    options: dict[str, Any] = {
+        "dose_mg": np.where(single.numpy()[:, None] & of_blood, doses.amount_mg.sum(1).numpy()[:, None], np.nan),
+        "duration_h": np.broadcast_to(doses.duration_h.amax(1).numpy()[:, None], shape),
+        "extravascular": np.broadcast_to(doses.is_oral.any(1).numpy()[:, None], shape),
+    }
+    if study.steady_state_tau_h is not None:
+        return None, steady_state_exposure(since, conc, study.steady_state_tau_h, **options)
+    mat = np.broadcast_to((doses.lag_h + 1 / doses.ka_1_h).numpy()[:, None], shape)
+    found = exposure(since, conc, mat_h=mat, **options)
+    if bool(single.all()):
+        return found, None
+    unknown: dict[str, Any] = {name: np.full(shape, np.nan) for name in _OF_ONE_DOSE}
+    return replace(found, **unknown), None
 
 
-def _curves(solved: SolvedStudy) -> bytes:
-    ids = solved.study.table.curve_id
-    return _csv(
-        ("curve_id", "organ", "time_h", "conc_mg_l"),
-        (
-            (ids[c], _blood_name(solved, organ), _number(t), _number(solved.conc_mg_l[c, o, k]))
-            for c in range(len(ids)) for o, organ in enumerate(solved.organs) for k, t in enumerate(solved.time_h)
-        ),
-    )  # fmt: skip
-
-
-def _exposure_rows(solved: SolvedStudy) -> bytes:
-    ids, found = solved.study.table.curve_id, solved.exposure
-    return _csv(
-        ("curve_id", "organ", *EXPOSURE_COLUMNS),
-        (
-            (ids[c], _blood_name(solved, organ), *(_number(float(getattr(found, name)[c, o])) for name in
-            EXPOSURE_COLUMNS)) for c in range(len(ids)) for o, organ in enumerate(solved.organs)
-        ),
-    )  # fmt: skip
-
-
-def _intervals(solved: SolvedStudy) -> bytes:
-    values = solved.percentiles()
-    return _csv(
-        ("organ", "time_h", *(f"p{p:g}_mg_l" for p in solved.study.percentiles)),
-        (
-            (_blood_name(solved, organ), _number(t), *(_number(v) for v in values[:, o, k]))
-            for o, organ in enumerate(solved.organs) for k, t in enumerate(solved.time_h)
-        ),
-    )  # fmt: skip
-
-
-def _parameters(solved: SolvedStudy) -> bytes:
-    """Every number that the solver was given, long: curve, parameter, place, value, unit."""
-    system, t = solved.system, solved.system.topology
-    edges = [f"{t.nodes[s]} -> {t.nodes[d]}" for s, d in t.edges]
-    columns = (
-        ("volume_l", t.nodes, system.volume_l, "L"), ("kp", t.nodes, system.kp, "1"),
-        ("flow_l_h", edges, system.flow_l_h, "L/h"), ("elimination_l_h", t.elimination_names, system.elimination_l_h,
-        "L/h"), ("ps_l_h", [x.name for x in t.exchanges], system.ps_l_h, "L/h"),
-        ("vmax_mg_h", [str(p) for p in range(system.vmax_mg_h.shape[1])], system.vmax_mg_h, "mg/h"),
-        ("km_u_mg_l", [str(p) for p in range(system.km_u_mg_l.shape[1])], system.km_u_mg_l, "mg/L"),
-        ("fup", [""], system.fup[:, None], "1"), ("bp_ratio", [""], system.bp_ratio[:, None], "1"),
-        ("body_weight_kg", [""], torch.as_tensor(solved.study.table.body_weight_kg)[:, None], "kg"),
-    )  # fmt: skip
-    return _csv(
-        ("curve_id", "parameter", "place", "value", "unit"),
-        (
-            (curve, name, place, _number(float(values[c, i])), unit)
-            for c, curve in enumerate(solved.study.table.curve_id)
-            for name, places, values, unit in columns for i, place in enumerate(places)
-        ),
-    )  # fmt: skip
+def _sensitivity(study: Study, request: SensitivityRequest) -> dict[str, dict[str, float]]:
+    if request.method == "local":
+        found = elasticities(study.system, study.doses, request.output)
+        return {name: {"elasticity": float(value)} for name, value in zip(found.names, found.value[0], strict=True)}
+    return global_sensitivity(
+        study.system, study.doses, request.output, request.ranges or {}, request.method, request.n, request.seed
+    )
 
 
 def summary_lines(solved: SolvedStudy) -> list[str]:
     """What to tell on the console."""
-    people = f"{len(solved.conc_mg_l)} people" if solved.study.is_population else "1 person"
-    t = solved.system.topology
-    lines = [
-        f"{solved.study.drug.name}: {people}, topology {t.name}, {len(solved.time_h)} times to "
-        f"{solved.time_h[-1]:g} h, Kp by {solved.study.kp_method}"
-    ]
+    study, t = solved.study, solved.system.topology
+    people = f"{len(solved.conc_mg_l)} people" if study.is_population else "1 person"
+    method = f", Kp by {study.kp_method}" if study.kp_method else ""
+    lines = [f"{study.drug.name}: {people}, topology {t.name}, {len(solved.time_h)} times to "
+             f"{solved.time_h[-1]:g} h{method}"]  # fmt: skip
     if solved.mass_error is not None:
         lines.append(f"mass balance: drug found anywhere equals drug given within {solved.mass_error:.1e} (relative)")
-    if solved.exposure is not None and "blood" in solved.organs:
-        o = solved.organs.index("blood")
-        parts = []
-        for name, unit in (("cmax_mg_l", "mg/L"), ("tmax_h", "h"), ("auc_inf_mg_h_l", "mg h/L"), ("half_life_h", "h"),
-                           ("cl_l_h", "L/h"), ("vss_l", "L")):  # fmt: skip
-            values = getattr(solved.exposure, name)[:, o]
-            known = values[np.isfinite(values)]
-            parts.append(
-                f"{name.split('_')[0]} {np.median(known):.3g} {unit}" if len(known) else f"{name} not available"
-            )
-        which = f"{_blood_name(solved, 'blood')}{', median of people' if solved.study.is_population else ''}"
-        lines.append(f"{which}: " + ", ".join(parts))
+    if study.blood in solved.organs:
+        lines.append(_exposure_line(solved, solved.organs.index(study.blood)))
+    if solved.sensitivity is not None and study.sensitivity is not None:
+        column = {"local": "elasticity", "morris": "mu_star", "sobol": "st"}[study.sensitivity.method]
+        ranked = sorted(solved.sensitivity.items(), key=lambda item: -abs(item[1][column]))[:5]
+        what = f"{study.sensitivity.name}, {column.replace('st', 'total index') if column == 'st' else column}"
+        lines.append(f"sensitivity of {what}: " + ", ".join(f"{name} {of[column]:.3g}" for name, of in ranked))
     return lines
+
+
+_LABELS = {
+    "cmax_mg_l": "Cmax", "tmax_h": "Tmax", "auc_last_mg_h_l": "AUC_last", "auc_inf_mg_h_l": "AUC_inf",
+    "half_life_h": "half-life", "cl_l_h": "CL", "vss_l": "Vss", "cl_f_l_h": "CL/F", "vz_f_l": "Vz/F",
+    "cmin_mg_l": "Cmin", "cavg_mg_l": "Cavg", "auc_tau_mg_h_l": "AUC_tau",
+}  # fmt: skip
+_UNITS = {"cmax_mg_l": "mg/L", "cmin_mg_l": "mg/L", "cavg_mg_l": "mg/L", "tmax_h": "h", "half_life_h": "h",
+          "cl_l_h": "L/h", "cl_f_l_h": "L/h", "vss_l": "L", "vz_f_l": "L"}  # fmt: skip
+
+
+def _exposure_line(solved: SolvedStudy, organ: int) -> str:
+    if solved.interval is not None:
+        found: object = solved.interval
+        names = ["cmax_mg_l", "cmin_mg_l", "cavg_mg_l", "auc_tau_mg_h_l"]
+    else:
+        found = solved.exposure
+        names = ["cmax_mg_l", "tmax_h", "auc_last_mg_h_l", "auc_inf_mg_h_l", "half_life_h"]
+        names += ["cl_f_l_h", "vz_f_l"] if bool(solved.doses.is_oral.any()) else ["cl_l_h", "vss_l"]
+    parts = []
+    for name in names:
+        values = np.asarray(getattr(found, name))[:, organ]
+        known = values[np.isfinite(values)]
+        value = f"{np.median(known):.3g} {_UNITS.get(name, 'mg h/L')}" if len(known) else "not available"
+        parts.append(f"{_LABELS[name]} {value}")
+    which = f"{solved.study.matrix}{', median of people' if solved.study.is_population else ''}"
+    return f"{which}{' at steady state' if solved.interval is not None else ''}: " + ", ".join(parts)
+
+
+__all__ = ["SolvedStudy", "check_out", "solve_study", "summary_lines", "write_solved"]

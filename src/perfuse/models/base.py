@@ -9,11 +9,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from perfuse.data.batch import CurveBatch
+from perfuse.data.table import CurveSource
 from perfuse.errors import InputError, PerfuseError
+from perfuse.pk.system import ORAL
 from perfuse.pk.topology import Topology
 
 
@@ -34,6 +37,33 @@ class ParameterRole:
     start_fraction: float = 0.0
 
 
+def check_source_modelled(source: CurveSource, model: str, oral: bool) -> None:
+    """Refuse data that a model would silently get wrong, before anything is trained (see ``check_modelled``).
+
+    Raises:
+        InputError: naming what is not modelled.
+    """
+    if not oral and bool((source.column("dose_route") == ORAL).any()):
+        raise _not_modelled_oral(model)
+    if bool((source.column("vmax_mg_h") > 0).any()):
+        raise _not_modelled_saturable(model)
+    if bool(np.isnan(source.column("kp")).any() or np.isnan(source.column("elimination_l_h")).any()):
+        raise _not_given(model)
+
+
+def _not_modelled_oral(model: str) -> InputError:
+    return InputError("route", f"is not modelled by {model}", value="oral", allowed="intravenous",
+                      hint="flux and loglinear-rates model doses by mouth")  # fmt: skip
+
+
+def _not_modelled_saturable(model: str) -> InputError:
+    return InputError("vmax_mg_h", f"is not modelled by {model}", hint="saturable kinetics need the solver")
+
+
+def _not_given(model: str) -> InputError:
+    return InputError("kp and clearances", f"are not given, and {model} needs them")
+
+
 def check_modelled(batch: CurveBatch, model: str, oral: bool) -> None:
     """Refuse curves that a model would silently get wrong.
 
@@ -42,12 +72,11 @@ def check_modelled(batch: CurveBatch, model: str, oral: bool) -> None:
     """
     system = batch.system
     if not oral and bool(batch.doses.is_oral.any()):
-        raise InputError("route", f"is not modelled by {model}", value="oral", allowed="intravenous",
-                         hint="flux and loglinear-rates model doses by mouth")  # fmt: skip
+        raise _not_modelled_oral(model)
     if not system.is_linear:
-        raise InputError("vmax_mg_h", f"is not modelled by {model}", hint="saturable kinetics need the solver")
+        raise _not_modelled_saturable(model)
     if bool(torch.isnan(system.kp).any() | torch.isnan(system.elimination_l_h).any()):
-        raise InputError("kp and clearances", f"are not given, and {model} needs them")
+        raise _not_given(model)
 
 
 class CurveModel(nn.Module, ABC):

@@ -189,12 +189,13 @@ def _added(system: SystemParameters, organ: ExtraOrgan, giver: int, taken_edges:
     index = topology.n_nodes
     nodes = (*topology.nodes, organ.name, *((f"{organ.name}_vascular",) if limited else ()))
     perfused = index + 1 if limited else index
-    drain = topology.nodes.index(organ.drains_to)
+    liver = "liver_vascular" if "liver_vascular" in topology.nodes else "liver"
+    drain = topology.nodes.index(liver if organ.drains_to == "liver" else organ.drains_to)
     edges = [*topology.edges, (topology.nodes.index("arterial"), perfused), (perfused, drain)]
     extra_flow = [organ.flow_l_h] * 2
     liver_out = None
     if organ.drains_to == "liver":
-        liver_out = _edge(topology, "liver", "venous")
+        liver_out = _edge(topology, liver, "venous")
     eliminations = list(topology.eliminations)
     if organ.clint_l_h is not None:
         eliminations.append(Elimination(f"clint_{organ.name}_l_h", index))
@@ -275,14 +276,20 @@ def own_system(data: Mapping[str, Any], fup: float, bp_ratio: float) -> SystemPa
     reported = [i for i in range(len(names)) if i not in vascular]
     volume_map = np.zeros((len(reported), len(names)))
     volume_map[np.arange(len(reported)), reported] = 1
-    blood = tuple(table.get("blood", False) is True or i in vascular for i, table in enumerate(nodes))
+    for i, table in enumerate(nodes):
+        _truth("blood", table.get("blood", False), f"node {names[i]}")
+        if "kp" in table and (table.get("blood", False) or i in vascular):
+            raise InputError("kp", "is 1 in blood", value=table["kp"], where=f"node {names[i]}", hint="leave it out")
+    blood = tuple(table.get("blood", False) or i in vascular for i, table in enumerate(nodes))
+    kp_is_blood = _truth("kp_is_blood", data.get("kp_is_blood", False), "topology")
+    _check_sites(data, eliminations, names, blood, kp_is_blood)
     optional = {key: at(data[key], key, "topology") for key in ("absorption", "saturable") if key in data}
     topology = Topology(
         name=_name("name", data["name"]), nodes=tuple(names), is_blood=blood, edges=edges, eliminations=eliminations,
         dose_node=at(data["dose"], "dose", "topology"), volume_map=volume_map, flow_map=np.zeros((len(reported),
         len(edges))), organs=tuple(names[i] for i in reported), organ_node=np.asarray(reported),
         exchanges=tuple(exchanges), absorption_node=optional.get("absorption"),
-        saturable_node=optional.get("saturable"), kp_is_blood=data.get("kp_is_blood", False) is True,
+        saturable_node=optional.get("saturable"), kp_is_blood=kp_is_blood,
     )  # fmt: skip
     row = lambda values: torch.tensor([list(values)], dtype=torch.float64)  # noqa: E731
     kp = [
@@ -294,6 +301,25 @@ def own_system(data: Mapping[str, Any], fup: float, bp_ratio: float) -> SystemPa
         topology, row(volume), row(kp), row(flow), row(clearances), one(fup), one(bp_ratio), row(ps) if ps else
         torch.empty(1, 0)
     )  # fmt: skip
+
+
+def _truth(field: str, value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(field, "is neither true nor false", value=value, where=where)
+    return value
+
+
+def _check_sites(
+    data: Mapping[str, Any], eliminations: tuple[Elimination, ...], names: list[str], blood: tuple[bool, ...],
+    kp_is_blood: bool,
+) -> None:  # fmt: skip
+    """Refuse an unbound intrinsic clearance in blood, where Kp = 1 says nothing of B:P."""
+    sites = [e.source for e in eliminations if e.kind == "intrinsic"]
+    sites += [names.index(str(data["saturable"]))] if data.get("saturable") in names else []
+    for site in sites:
+        if blood[site] and not kp_is_blood:
+            raise InputError("elimination", "is intrinsic, and in blood", value=names[site],
+                             allowed="a tissue, or kind blood_clearance")  # fmt: skip
 
 
 def _eliminations(data: Mapping[str, Any], at: Any, edges: tuple[tuple[int, int], ...]) -> tuple[Any, list[float]]:

@@ -14,6 +14,7 @@ from perfuse.pk.checks import number
 from perfuse.pk.in_vitro import scale_hepatocyte_clint, scale_microsome_clint
 from perfuse.pk.liver_models import DISPERSION_NUMBER, check_liver_model
 from perfuse.pk.partition import KP_ALLOWED, KP_RANGE, IonClass, PartitionInputs, ion_class
+from perfuse.pk.partition_inputs import Species
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.saturable_pathway import SaturablePathway
 
@@ -205,15 +206,13 @@ class Drug:
             return scale_microsome_clint(self.clint_ul_min_mg, liver_volume_l, self.fu_inc_or_default)
         return 0.0 if self.saturable else None
 
-    def partition_inputs(self, haematocrit: float = HAEMATOCRIT) -> PartitionInputs:
+    def partition_inputs(self, haematocrit: float = HAEMATOCRIT, species: Species = "human") -> PartitionInputs:
         """What the Kp methods need.
 
         B:P only where it was measured: a predicted one, nearer as it is to measured B:P, makes the Kp of bases worse
         than none (docs/partition.md).
         """
-        return PartitionInputs(
-            self.logp, self.fup, self.pka_acid, self.pka_base, self.bp_ratio, haematocrit=haematocrit
-        )
+        return PartitionInputs(self.logp, self.fup, self.pka_acid, self.pka_base, self.bp_ratio, species, haematocrit)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object], where: str = "") -> Drug:

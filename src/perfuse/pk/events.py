@@ -37,6 +37,15 @@ class Events:
     rate_mg_h: Tensor
     counts_at_once: Tensor
 
+    def from_time_zero(self) -> Events:
+        """The same with an event at time 0 before all others, which changes nothing: where a given state begins."""
+        before = lambda x: functional.pad(x, (1, 0))  # noqa: E731
+        at_once = self.counts_at_once & (self.time_h == 0)
+        return Events(
+            before(self.time_h), before(self.bolus_mg), before(self.lumen_mg), before(self.rate_mg_h),
+            torch.cat((torch.ones_like(at_once[:, :1]), at_once), 1),
+        )  # fmt: skip
+
 
 def dose_events_in_order(doses: DoseEvents, until_h: float) -> Events:
     """Starts of doses and ends of infusions up to a time, sorted; what comes later changes nothing before it."""
@@ -92,6 +101,7 @@ def solve_events(
     doses: DoseEvents,
     time_h: Tensor,
     conserve: bool = False,
+    start_mg: Tensor | None = None,
 ) -> Tensor:
     """Amounts ``(B, S, T)``, mg, after any doses.
 
@@ -104,10 +114,14 @@ def solve_events(
         doses: Dose events, float64.
         time_h: Observation times, h, ``(B, T)``, in any order.
         conserve: Whether the columns of K sum to zero and the total amount is to be held to rounding.
+        start_mg: Amounts at time 0 in the states and, last, in the gut lumen, ``(B, S + 1)``; None: nothing. No dose is
+            earlier then.
     """
     size = generator.shape[-1]
     until_h = float(time_h.max())
     events = dose_events_in_order(doses, until_h)
+    if start_mg is not None:
+        events = events.from_time_zero()
     wide, q = extended_generator(generator, dose_node, absorption_node, doses.ka_1_h)
     elapsed = time_h[:, None] - events.time_h[..., None]  # (B, K, T)
     begun = (elapsed > 0) | ((elapsed == 0) & events.counts_at_once[..., None])
@@ -120,6 +134,8 @@ def solve_events(
     growth = functional.pad(q[:, None], (size, 1)) if conserve else None
     ladder = Ladder(wide, max(until_h - float(events.time_h.min()), 0.0), growth)
     states, state = [], wide.new_zeros(*wide.shape[:2])
+    if start_mg is not None:
+        state = torch.cat((start_mg[:, :size], state[:, :1], start_mg[:, size:]), 1)
     for k in range(events.time_h.shape[1]):
         if k:
             state = ladder.advance(state[..., None], gaps[:, k - 1 : k])[..., 0]

@@ -54,7 +54,7 @@ class _System:
     @staticmethod
     def of(
         generator: Tensor, node: int, sink: int | None, saturation: Saturation, dose_node: int,
-        absorption_node: int | None, ka_1_h: Tensor, events: Events,
+        absorption_node: int | None, ka_1_h: Tensor, events: Events, start_mg: Tensor | None = None,
     ) -> _System:  # fmt: skip
         """A source and a lumen are added when an infusion or an oral dose needs them."""
         size = generator.shape[-1]
@@ -65,11 +65,15 @@ class _System:
         generator = generator + saturation.rate.sum(-1)[:, None, None] * move
         in_body = torch.diagonal(generator.detach(), dim1=1, dim2=2) < 0
         added = functional.pad(events.bolus_mg[..., None], (dose_node, size - 1 - dose_node))
-        if not bool((events.rate_mg_h > 0).any() | (events.lumen_mg > 0).any()):
+        lumen = events.lumen_mg
+        if start_mg is not None:  # it comes with the first event
+            later = lumen.shape[1] - 1
+            added = added + functional.pad(start_mg[:, None, :size], (0, 0, 0, later))
+            lumen = lumen + functional.pad(start_mg[:, size:], (0, later))
+        if not bool((events.rate_mg_h > 0).any() | (lumen > 0).any()):
             return _System(generator, node, sink, saturation, Jumps(added, None, None), in_body)
         generator, q = extended_generator(generator, dose_node, absorption_node, ka_1_h)
-        none = torch.zeros_like(events.lumen_mg)
-        added = torch.cat((added, none[..., None], events.lumen_mg[..., None]), -1)
+        added = torch.cat((added, torch.zeros_like(lumen)[..., None], lumen[..., None]), -1)
         jumps = Jumps(added, events.rate_mg_h / q[:, None], size)
         in_body = torch.cat((functional.pad(in_body, (0, 1)), in_body.new_ones(len(in_body), 1)), 1)
         return _System(generator, node, sink, saturation, jumps, in_body)
@@ -103,6 +107,7 @@ def solve_saturable(
     *,
     tolerance: float = 1e-7,
     step_h: float | None = None,
+    start_mg: Tensor | None = None,
 ) -> Tensor:
     """Amounts ``(B, S, T)``, mg, of a linear system with saturable loss from one node, after any doses.
 
@@ -119,6 +124,7 @@ def solve_saturable(
             the curve's first.
         tolerance: Relative error aimed at in each step.
         step_h: Steps of about this length, h, in place of adaptive ones (to measure the order of convergence).
+        start_mg: As for ``events.solve_events``.
 
     Raises:
         InputError: for an oral dose without an absorption node, rates too fast to solve, a tolerance outside
@@ -133,6 +139,8 @@ def solve_saturable(
     if time_h.numel() == 0:
         return generator.new_zeros(*generator.shape[:2], time_h.shape[1])
     events = dose_events_in_order(doses, float(time_h.max()))
+    if start_mg is not None:
+        events = events.from_time_zero()
     saturation = Saturation.of(vmax_mg_h, half_amount_mg)
     size = max(1, _CHUNK * len(generator) // len(Segments.of(events, time_h).unit_h))
     out = []
@@ -140,6 +148,6 @@ def solve_saturable(
         rows = slice(start, start + size)
         own = _rows(events, rows)
         system = _System.of(generator[rows], node, sink, _rows(saturation, rows), dose_node, absorption_node,
-                            doses.ka_1_h[rows], own)  # fmt: skip
+                            doses.ka_1_h[rows], own, None if start_mg is None else start_mg[rows])  # fmt: skip
         out.append(system.solve(Segments.of(own, time_h[rows]), tolerance, step_h)[:, : generator.shape[-1]])
     return torch.cat(out)

@@ -2,15 +2,17 @@
 
 A parameter is named by what it is and where: ``kp.liver``, ``volume_l.brain``, ``flow_l_h.kidney``, ``clint_l_h``,
 ``fup``, ``ps_l_h.muscle``, ``vmax_mg_h.0``, ``ka_1_h``, ... A factor of 1 is the value as it stands; elasticities are
-d ln y / d ln p. A factor on an organ's flow acts on its inflow and outflow, and cardiac output grows or shrinks by
-the difference (and the liver's outflow, for an organ on the portal vein), so that blood stays where it is.
+d ln y / d ln p. A factor on a node's flow multiplies what flows through it: the difference runs round the shortest
+circle of flows through that node (an organ, veins, lung, arteries; the gut's goes on through the liver; the liver's
+comes by its artery), so that as much blood leaves every node as enters it, and cardiac output grows or shrinks by the
+difference. Outputs: ``pk.outputs``.
 
 Axis legend: B batch, F parameters, S samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +21,13 @@ import torch
 from torch import Tensor
 
 from perfuse.errors import InputError
-from perfuse.pk.mechanistic import generator_matrix, mechanistic_rates, organ_concentrations, solve
-from perfuse.pk.physiology import PORTAL_ORGANS
+from perfuse.pk.outputs import Output, auc_inf, auc_last, clearance, cmax, concentration, half_life, vss
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology
 
-Output = Callable[[SystemParameters, DoseEvents], Tensor]
-"""From a system and its doses to one number a curve, ``(B,)``."""
+_SYSTEM_FIELDS = (
+    "volume_l", "kp", "flow_l_h", "elimination_l_h", "fup", "bp_ratio", "ps_l_h", "vmax_mg_h", "km_u_mg_l",
+)  # fmt: skip
 
 
 def parameter_names(system: SystemParameters, doses: DoseEvents) -> tuple[str, ...]:
@@ -42,26 +44,47 @@ def parameter_names(system: SystemParameters, doses: DoseEvents) -> tuple[str, .
 
 
 def _perfused(topology: Topology) -> list[str]:
-    """Nodes that blood flows through but central blood and the lung, whose flow is the sum of the others."""
-    central = {"venous", "arterial", "blood", "lung"} | ({"liver"} if "arterial" in topology.nodes else set())
-    touched = {topology.nodes[i] for edge in topology.edges for i in edge}
-    return [n for n in topology.nodes if n in touched and n not in central]
+    """Nodes whose flow is a parameter: all that blood flows through, but central blood (and a lung in series), whose
+    flow is the sum of the others.
+    """
+    central = {topology.nodes[topology.dose_node]} | ({"arterial", "lung"} if "arterial" in topology.nodes else set())
+    return [n for i, n in enumerate(topology.nodes) if n not in central and _circle(topology, i)]
+
+
+def _circle(topology: Topology, node: int) -> list[int]:
+    """Flow edges of the shortest way from a node back to itself; none when there is no way."""
+    came_by: dict[int, int] = {}
+    reached = [node]
+    for current in reached:
+        for e, (source, target) in enumerate(topology.edges):
+            if source != current or target in came_by:
+                continue
+            came_by[target] = e
+            if target != node:
+                reached.append(target)
+                continue
+            way = [e]
+            while topology.edges[way[-1]][0] != node:
+                way.append(came_by[topology.edges[way[-1]][0]])
+            return way
+    return []
 
 
 def _flow_factors(topology: Topology, flow: Tensor, node: str, factor: Tensor) -> Tensor:
-    """Edge flows with one organ's changed by a factor ``(B,)`` and the whole circulation's by the difference."""
+    """Edge flows when a factor ``(B,)`` multiplies what flows through a node.
+
+    Raises:
+        InputError: for a factor so small that a flow on the way would turn round.
+    """
     index = topology.nodes.index(node)
-    inflow = [e for e, (_, d) in enumerate(topology.edges) if d == index]
-    extra = flow[:, inflow].sum(1) * (factor - 1)
+    through = flow[:, [e for e, (_, target) in enumerate(topology.edges) if target == index]].sum(1)
     columns = list(flow.unbind(1))
-    for e, (s, d) in enumerate(topology.edges):
-        if index in (s, d):
-            columns[e] = columns[e] * factor
-        elif "arterial" in topology.nodes and (
-            {topology.nodes[s], topology.nodes[d]} & {"lung"}
-            or (node in PORTAL_ORGANS and topology.nodes[s] == "liver")
-        ):
-            columns[e] = columns[e] + extra
+    for e in _circle(topology, index):
+        columns[e] = columns[e] + through * (factor - 1)
+        if not bool((columns[e] > 0).all()):
+            source, target = (topology.nodes[i] for i in topology.edges[e])
+            raise InputError(f"factor on flow_l_h.{node}", f"turns the flow from {source} to {target} round",
+                             value=float(factor.detach().min()), hint="take a factor nearer to 1")  # fmt: skip
     return torch.stack(columns, 1)
 
 
@@ -74,9 +97,7 @@ def with_factors(
         InputError: for a name that is no parameter of this system.
     """
     t = system.topology
-    values = {f: getattr(system, f) for f in ("volume_l", "kp", "flow_l_h", "elimination_l_h", "fup", "bp_ratio",
-    "ps_l_h",
-                                              "vmax_mg_h", "km_u_mg_l")}  # fmt: skip
+    values = {name: getattr(system, name) for name in _SYSTEM_FIELDS}
     dosing = {"ka_1_h": doses.ka_1_h, "f_abs": doses.f_abs}
     known = set(parameter_names(system, doses)) | set(dosing)
     for name, factor in factors.items():
@@ -105,83 +126,6 @@ def _column(topology: Topology, name: str, kind: str, place: str) -> tuple[str, 
     if kind == "ps_l_h":
         return kind, [x.name for x in topology.exchanges].index(place)
     return kind, int(place)
-
-
-def concentration(organ: str, time_h: float) -> Output:
-    """Concentration of an organ at a time, mg/L."""
-
-    def output(system: SystemParameters, doses: DoseEvents) -> Tensor:
-        time = torch.full((len(system), 1), float(time_h), dtype=torch.float64)
-        return organ_concentrations(system, solve(system, doses, time))[:, _organ(system, organ), 0]
-
-    return output
-
-
-def cmax(organ: str, time_h: Sequence[float] | np.ndarray) -> Output:
-    """Largest concentration of an organ over the given times, mg/L."""
-
-    def output(system: SystemParameters, doses: DoseEvents) -> Tensor:
-        time = torch.as_tensor(np.asarray(time_h, dtype=np.float64)).expand(len(system), -1)
-        return organ_concentrations(system, solve(system, doses, time))[:, _organ(system, organ)].amax(1)
-
-    return output
-
-
-def auc_inf(organ: str) -> Output:
-    """Area under an organ's curve from the first dose to infinity, mg h/L; exact, -K^-1 times what enters the body.
-
-    Raises (when called):
-        InputError: for saturable kinetics, where it depends on the whole curve.
-    """
-
-    def output(system: SystemParameters, doses: DoseEvents) -> Tensor:
-        _need_linear(system, "auc_inf")
-        topology = system.topology
-        generator = generator_matrix(topology, mechanistic_rates(system))
-        entering = torch.zeros(len(system), topology.n_nodes, dtype=torch.float64)
-        by_vein = torch.where(doses.is_oral, 0.0, doses.amount_mg).sum(1)
-        orally = (torch.where(doses.is_oral, doses.amount_mg, 0.0)).sum(1) * doses.f_abs
-        columns = list(entering.unbind(1))
-        columns[topology.dose_node] = columns[topology.dose_node] + by_vein
-        if topology.absorption_node is not None:
-            columns[topology.absorption_node] = columns[topology.absorption_node] + orally
-        area = torch.linalg.solve(generator, -torch.stack(columns, 1)[..., None])
-        return organ_concentrations(system, area)[:, _organ(system, organ), 0]
-
-    return output
-
-
-def half_life(system: SystemParameters, _doses: DoseEvents) -> Tensor:
-    """Terminal half-life, h: ln 2 over the slowest rate of the whole system.
-
-    The slowest eigenvalue comes from inverse iteration on K, which differentiates where an eigendecomposition would
-    not.
-
-    Raises:
-        InputError: for saturable kinetics.
-    """
-    _need_linear(system, "half_life")
-    generator = generator_matrix(system.topology, mechanistic_rates(system))
-    with torch.no_grad():
-        values, right = torch.linalg.eig(generator)
-        slowest = values.real.argmax(1)
-        v = right.real.gather(2, slowest[:, None, None].expand(-1, right.shape[1], 1))
-        values, left = torch.linalg.eig(generator.mT)
-        slowest = values.real.argmax(1)
-        w = left.real.gather(2, slowest[:, None, None].expand(-1, left.shape[1], 1))
-    rate = -(w.mT @ generator @ v)[:, 0, 0] / (w.mT @ v)[:, 0, 0]  # first-order exact: d lambda = w dK v / (w v)
-    return np.log(2) / rate
-
-
-def _need_linear(system: SystemParameters, what: str) -> None:
-    if not system.is_linear:
-        raise InputError("output", "needs linear kinetics", value=what, hint="use concentration or cmax")
-
-
-def _organ(system: SystemParameters, organ: str) -> int:
-    if organ not in system.topology.organs:
-        raise InputError("organ", "is unknown", value=organ, allowed=", ".join(system.topology.organs))
-    return system.topology.organs.index(organ)
 
 
 @dataclass(frozen=True)
@@ -221,6 +165,10 @@ def elasticities(
     return Elasticities(chosen, gradient.numpy(), value.detach().numpy())
 
 
+_SAMPLES_AT_ONCE = 1024
+MAX_SAMPLES = 2**20
+
+
 def _salib() -> Any:
     try:
         import SALib
@@ -248,7 +196,8 @@ def global_sensitivity(
         output: As for ``elasticities``.
         ranges: Factors' bounds by parameter, e.g. ``{"clint_l_h": (0.3, 3.0)}``.
         method: ``sobol`` (first-order ``s1``, total ``st`` and their 95 % half-widths) or ``morris`` (``mu_star``,
-        ``sigma``). n: Sobol base samples (a power of 2), or Morris trajectories.
+                    ``sigma``).
+        n: Sobol base samples (a power of 2), or Morris trajectories.
         seed: Seed.
 
     Raises:
@@ -258,11 +207,18 @@ def global_sensitivity(
         raise InputError("system", "holds more than one curve", value=len(system), allowed="1")
     if method not in ("sobol", "morris"):
         raise InputError("method", "is unknown", value=method, allowed="sobol, morris")
+    known = parameter_names(system, doses)
     for name, (low, high) in ranges.items():
+        if name not in known:
+            raise InputError("parameter", "is unknown", value=name, allowed=", ".join(known))
         if not 0 < low < high:
             raise InputError(f"range of {name}", value=(low, high), allowed="0 < low < high")
     if not ranges:
         raise InputError("ranges", "are missing", allowed=">= 1 parameter")
+    if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= MAX_SAMPLES:
+        raise InputError("n", value=n, allowed=f"a whole number, 2 to {MAX_SAMPLES}")
+    if method == "sobol" and n & (n - 1):
+        raise InputError("n", "is no power of 2", value=n, hint="Sobol's sequence is balanced at powers of 2 alone")
     _salib()
     names = list(ranges)
     problem = {"num_vars": len(names), "names": names, "bounds": [list(np.log(ranges[name])) for name in names]}
@@ -284,9 +240,6 @@ def global_sensitivity(
     return {name: {ours: float(result[theirs][i]) for ours, theirs in keys.items()} for i, name in enumerate(names)}
 
 
-_SAMPLES_AT_ONCE = 1024
-
-
 def _evaluated(
     system: SystemParameters, doses: DoseEvents, output: Output, names: list[str], factors: np.ndarray
 ) -> np.ndarray:
@@ -305,3 +258,9 @@ def _expanded(record: Any, n: int) -> Any:
     """Every tensor of a one-curve record repeated ``n`` times."""
     tensors = {k: v for k, v in vars(record).items() if isinstance(v, Tensor)}
     return replace(record, **{k: v.expand(n, *v.shape[1:]) for k, v in tensors.items()})
+
+
+__all__ = [
+    "MAX_SAMPLES", "Elasticities", "Output", "auc_inf", "auc_last", "clearance", "cmax", "concentration",
+    "elasticities", "global_sensitivity", "half_life", "parameter_names", "vss", "with_factors",
+]  # fmt: skip

@@ -1,8 +1,8 @@
 """Steady state of a repeated regimen, directly: the state that repeats itself after one dosing interval.
 
 Linear kinetics: x = P x + b, P = exp(K tau), b what one interval's doses leave at its end; so x = b + P b + P^2 b +
-..., summed by doubling, x <- x + P x and P <- P P, in which nothing is subtracted. Saturable kinetics: intervals are
-added until the last two agree.
+..., summed by doubling, x <- x + P x and P <- P P, in which nothing is subtracted. Saturable kinetics:
+``saturable_steady_state``.
 
 Axis legend: B batch, N nodes, M eliminations, S states, W = S + 2 states with source and lumen, D dose events, T times.
 """
@@ -13,62 +13,79 @@ import torch
 from torch import Tensor
 
 from perfuse.errors import InputError
-from perfuse.pk.events import extended_generator, solve_events
-from perfuse.pk.mechanistic import generator_matrix, mechanistic_rates, solve
-from perfuse.pk.propagate import Ladder, closed
+from perfuse.pk.events import solve_events
+from perfuse.pk.mechanistic import generator_matrix, mechanistic_rates
+from perfuse.pk.propagate import closed, matrix_exponential
 from perfuse.pk.system import DoseEvents, SystemParameters
 
 _MAX_DOUBLINGS = 60
-_MAX_INTERVALS = 512
 _SETTLED = 1e-16
-_AGREEMENT = 1e-6
 
 
 def within_one_interval(doses: DoseEvents, tau_h: float) -> DoseEvents:
-    """The doses of one interval, with infusions that run past its end continued at its start.
+    """The doses of one interval, with what runs past its end - infusions, lags - continued at its start.
+
+    An infusion of several intervals overlaps itself: it becomes a constant one of as many times its rate, and the rest.
 
     Raises:
-        InputError: for an interval that is not positive, a dose that does not start within it, or an infusion that is
-            longer than it.
+        InputError: for an interval that is not positive, or a dose that is not given within it.
     """
     if not tau_h > 0:
         raise InputError("tau_h", value=float(tau_h), unit="h", allowed="> 0")
     given = doses.amount_mg > 0
-    start = doses.start_h
-    outside = given & ~((start >= 0) & (start < tau_h))
+    outside = given & ~((doses.time_h >= 0) & (doses.time_h < tau_h))
     if bool(outside.any()):
-        raise InputError("dose time_h", "does not lie in the dosing interval", value=float(start[outside][0]), unit="h",
-                         allowed=f"[0, {tau_h:g})", hint="a lag counts to the start")  # fmt: skip
-    if bool((given & (doses.duration_h > tau_h)).any()):
-        raise InputError("dose duration_h", value=float(doses.duration_h.max()), unit="h", allowed=f"<= {tau_h:g}",
-                         hint="a longer infusion at steady state is a constant one: sum the rates")  # fmt: skip
-    over = torch.where(given, (start + doses.duration_h - tau_h).clamp_min(0), 0.0)
-    crossing = over > 0
-    if not bool(crossing.any()):
-        return doses
-    length = torch.where(crossing, doses.duration_h, 1.0)
+        raise InputError("dose time_h", "does not lie in the dosing interval", value=float(doses.time_h[outside][0]),
+                         unit="h", allowed=f"[0, {tau_h:g})")  # fmt: skip
+    waited = torch.where(given, torch.floor(doses.start_h / tau_h) * tau_h, 0.0)  # a lag may end in a later interval
     zero = torch.zeros_like(doses.time_h)
-    late = torch.where(crossing, doses.amount_mg * over / length, 0.0)
+    infused = given & (doses.duration_h > 0)
+    rate = torch.where(infused, doses.amount_mg / torch.where(infused, doses.duration_h, 1.0), zero)
+    constant = torch.floor(doses.duration_h / tau_h) * tau_h
+    rest = doses.duration_h - constant
+    late = torch.where(infused, (doses.start_h + rest - tau_h).clamp_min(0), zero)
+    if not bool((late > 0).any() | (constant > 0).any()):
+        return DoseEvents(doses.time_h - waited, doses.amount_mg, doses.duration_h, doses.route, doses.ka_1_h,
+                          doses.lag_h, doses.f_abs)  # fmt: skip
+    early = torch.where(infused, rest - late, doses.duration_h)
     return DoseEvents(
-        torch.cat((doses.time_h, zero), 1),
-        torch.cat((doses.amount_mg - late, late), 1),
-        torch.cat((doses.duration_h - over, torch.where(crossing, over, 0.0)), 1),
-        torch.cat((doses.route, torch.zeros_like(doses.route)), 1),
+        torch.cat((doses.time_h - waited, zero, zero), 1),
+        torch.cat((torch.where(infused, rate * early, doses.amount_mg), rate * late, rate * constant), 1),
+        torch.cat((early, late, torch.where(constant > 0, tau_h, 0.0)), 1),
+        torch.cat((doses.route, *[torch.zeros_like(doses.route)] * 2), 1),
         doses.ka_1_h, doses.lag_h, doses.f_abs,
     )  # fmt: skip
 
 
-def _start_state(ladder: Ladder, left: Tensor, passing: list[int], tau_h: float) -> Tensor:
-    """x = sum_k P^k b, ``(B, W)``, from what an interval leaves, ``(B, W)``; ``passing`` states do not persist."""
-    batch, size = left.shape
-    eye = torch.eye(size, dtype=left.dtype, device=left.device).expand(batch, -1, -1)
-    power = ladder.advance(eye, torch.full((batch, size), tau_h, dtype=left.dtype, device=left.device))
-    keep = torch.ones(size, dtype=left.dtype, device=left.device)
-    keep[passing] = 0
-    power, state = power * keep[:, None] * keep, (left * keep)[..., None]
+def lumen_at_start(doses: DoseEvents, tau_h: float) -> Tensor:
+    """What earlier intervals' oral doses hold in the gut lumen at the start of one, mg, ``(B, 1)``."""
+    left = doses.amount_mg * doses.f_abs[:, None] * torch.exp(-doses.ka_1_h[:, None] * (tau_h - doses.start_h))
+    left = torch.where(doses.is_oral, left, 0.0).sum(1, keepdim=True)
+    return left / -torch.expm1(-doses.ka_1_h[:, None] * tau_h)
+
+
+def linear_start(generator: Tensor, places: tuple[int, int | None], doses: DoseEvents, tau_h: float) -> Tensor:
+    """Amounts at the start of an interval at steady state, mg, ``(B, S + 1)``: the states and, last, the gut lumen.
+
+    Args:
+        generator: K, ``(B, S, S)``.
+        places: Nodes of intravenous doses and of absorption.
+        doses: One interval's, see ``within_one_interval``.
+        tau_h: Its length, h.
+
+    Raises:
+        InputError: when amounts grow for ever.
+    """
+    size = generator.shape[-1]
+    whole = closed(generator)
+    lumen = lumen_at_start(doses, tau_h)
+    nothing = torch.cat((lumen.new_zeros(len(lumen), size + 1), lumen), 1)
+    end = torch.full_like(lumen, tau_h)
+    state = solve_events(whole, *places, doses, end, conserve=True, start_mg=nothing)[:, :size]
+    power = matrix_exponential(whole, tau_h, conserve=True)[:, :size, :size]
     for _ in range(_MAX_DOUBLINGS):
         if float(power.detach().sum(-2).amax()) < _SETTLED:
-            return state[..., 0]
+            return torch.cat((state[..., 0], lumen), 1)
         state = state + power @ state
         power = power @ power
     raise InputError("doses", "never reach a steady state: nothing, or next to nothing, is eliminated",
@@ -78,12 +95,14 @@ def _start_state(ladder: Ladder, left: Tensor, passing: list[int], tau_h: float)
 def steady_state(system: SystemParameters, doses: DoseEvents, tau_h: float, time_h: Tensor) -> Tensor:
     """Amounts in every node, mg, ``(B, N, T)``, during an interval long after the first.
 
+    Gradients flow for linear kinetics only.
+
     Args:
         system: Physical parameters.
-        doses: The doses of one interval: times within [0, tau).
+        doses: The doses of one interval: times within [0, tau); what lasts longer than it overlaps with the next.
         tau_h: Dosing interval, h.
         time_h: Times within [0, tau], h, ``(B, T)``; time 0 shows the state after a bolus at 0, time tau the one
-        before.
+            before; at the time of a later dose the value is the one before it.
 
     Raises:
         InputError: when there is no steady state, or see ``within_one_interval`` and ``mechanistic.solve``.
@@ -92,63 +111,15 @@ def steady_state(system: SystemParameters, doses: DoseEvents, tau_h: float, time
     doses = within_one_interval(doses, tau_h)
     if not bool(((time_h >= 0) & (time_h <= tau_h * (1 + 1e-12))).all()):
         raise InputError("time_h", "lies outside the dosing interval", unit="h", allowed=f"[0, {tau_h:g}]")
-    if not system.is_linear:
-        return _saturable_steady_state(system, doses, tau_h, time_h)
     topology = system.topology
-    generator = closed(generator_matrix(topology, mechanistic_rates(system)))
     places = (topology.dose_node, topology.absorption_node)
-    wide, source = extended_generator(generator, *places, doses.ka_1_h)
-    size = generator.shape[-1]
-    ladder = Ladder(wide, tau_h, torch.nn.functional.pad(source[:, None], (size, 1)))
-    end = torch.full_like(time_h[:, :1], tau_h)
-    body = solve_events(generator, *places, doses, end, conserve=True)[..., 0]
-    lumen = _lumen_at(doses, tau_h)
-    left = torch.cat((body, torch.zeros_like(lumen), lumen), 1)
-    start = _start_state(ladder, left, [size - 1, size], tau_h)  # what has left the body, and the source
-    carried = ladder.advance_all(start, time_h)
-    return (carried[:, :size] + solve_events(generator, *places, doses, time_h, conserve=True))[:, : size - 1]
+    if topology.absorption_node is None and bool(doses.is_oral.any()):
+        raise InputError("route", "has no gut to be absorbed in", value="oral", where=f"topology {topology.name}")
+    if not system.is_linear:
+        from perfuse.pk.saturable_steady_state import saturable_steady_state  # it needs this module
 
-
-def _lumen_at(doses: DoseEvents, tau_h: float) -> Tensor:
-    """What one interval's oral doses leave in the gut lumen at its end, mg, ``(B, 1)``."""
-    since = tau_h - doses.start_h
-    left = doses.amount_mg * doses.f_abs[:, None] * torch.exp(-doses.ka_1_h[:, None] * since)
-    return torch.where(doses.is_oral, left, 0.0).sum(1, keepdim=True)
-
-
-def _repeated(doses: DoseEvents, tau_h: float, intervals: int) -> DoseEvents:
-    """The doses of one interval, given in that many."""
-    shift = torch.arange(intervals, dtype=torch.float64) * tau_h
-    amount, duration, route = (x.repeat(1, intervals) for x in (doses.amount_mg, doses.duration_h, doses.route))
-    start = (doses.time_h[:, None] + shift[None, :, None]).flatten(1)
-    return DoseEvents(start, amount, duration, route, doses.ka_1_h, doses.lag_h, doses.f_abs)
-
-
-def _saturable_steady_state(system: SystemParameters, doses: DoseEvents, tau_h: float, time_h: Tensor) -> Tensor:
-    """Intervals are doubled in number until the last one's end equals the one before's within 1e-6."""
-    _check_capacity(system, doses, tau_h)
-    intervals = 8
-    while intervals <= _MAX_INTERVALS:
-        many = _repeated(doses, tau_h, intervals)
-        last = torch.tensor((intervals - 1) * tau_h, dtype=torch.float64)
-        ends = torch.stack((last, last + tau_h)).expand(len(time_h), -1)
-        out = solve(system, many, torch.cat((ends, time_h + last), 1))
-        before, after = out[..., 0], out[..., 1]
-        if bool(((after - before).abs() <= _AGREEMENT * after.amax(1, keepdim=True)).all()):
-            return out[..., 2:]
-        intervals *= 4
-    raise InputError("doses", f"do not reach a steady state within {_MAX_INTERVALS} intervals",
-                     hint="the input comes close to what saturable metabolism can remove")  # fmt: skip
-
-
-def _check_capacity(system: SystemParameters, doses: DoseEvents, tau_h: float) -> None:
-    """Refuse an average input that saturable metabolism, alone, cannot remove."""
-    absorbed = torch.where(doses.is_oral, doses.amount_mg * doses.f_abs[:, None], doses.amount_mg).sum(1) / tau_h
-    capacity = system.vmax_mg_h.sum(1)
-    linear = (system.elimination_l_h > 0).any(1)
-    beyond = ~linear & (absorbed >= capacity)
-    if bool(beyond.any()):
-        i = int(beyond.nonzero()[0])
-        raise InputError("doses", "bring in more than saturable metabolism removes: there is no steady state",
-                         value=float(absorbed[i]), unit="mg/h", allowed=f"< {float(capacity[i]):g} mg/h",
-                         where=f"curve {i}")  # fmt: skip
+        return saturable_steady_state(system, doses, tau_h, time_h)
+    generator = generator_matrix(topology, mechanistic_rates(system))
+    start = linear_start(generator, places, doses, tau_h)
+    start = torch.cat((start[:, :-1], torch.zeros_like(start[:, :1]), start[:, -1:]), 1)  # nothing is out yet
+    return solve_events(closed(generator), *places, doses, time_h, conserve=True, start_mg=start)[:, :-1]

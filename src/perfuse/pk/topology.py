@@ -230,6 +230,7 @@ def circulation(permeability_limited: Sequence[str] = (), name: str = "circulati
     tissues = ("venous" if o == "blood" else o for o in ORGANS)
     nodes = (*tissues, "arterial", *(f"{o}_vascular" for o in limited))
     index = {n: i for i, n in enumerate(nodes)}
+    liver = "liver_vascular" if "liver" in limited else "liver"
     edges: list[tuple[int, int]] = []
     columns: list[dict[str, float]] = []
 
@@ -247,7 +248,7 @@ def circulation(permeability_limited: Sequence[str] = (), name: str = "circulati
             inflow |= {p: -1.0 for p in PORTAL_ORGANS}
         perfused = f"{organ}_vascular" if organ in limited else organ
         add("arterial", perfused, **inflow)
-        add(perfused, "liver" if organ in PORTAL_ORGANS else "venous", **{organ: 1.0})
+        add(perfused, liver if organ in PORTAL_ORGANS else "venous", **{organ: 1.0})
     kidney_inflow = edges.index((index["arterial"], index["kidney_vascular" if "kidney" in limited else "kidney"]))
     flow_map = np.zeros((len(ORGANS), len(edges)))
     for e, flow in enumerate(columns):

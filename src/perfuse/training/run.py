@@ -26,6 +26,7 @@ from perfuse.data.table import CurveSource, to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.files import write_atomic
 from perfuse.models import build_model
+from perfuse.models.base import check_source_modelled
 from perfuse.pk.physiology import ORGANS
 from perfuse.training.budget import TIMED_STEPS, Budget
 from perfuse.training.checkpoint import Checkpoint, find_checkpoint
@@ -150,6 +151,7 @@ class _Session:
         )
         seed_generators(config.seed)
         model = build_model(config.model, source.topology)
+        check_source_modelled(source, config.model.name, model.models_oral)
         if checkpoint is None:
             model.fit_normalisation(to_batch(source.take(_sample(self.split.train, config.seed))))
         model.to(self.fabric.device)
