@@ -143,15 +143,18 @@ def solve(
 
     Args:
         study: Study .toml.
-        out: New folder for curves.csv, exposure.csv, parameters.csv and, for a population, intervals.csv.
+        out: New folder for curves.csv, exposure.csv, parameters.csv and, where there is such, intervals.csv (of a
+            population) and sensitivity.csv.
         sbml: Also write model.sbml of the first person (needs the extra "export").
         quiet: Print nothing.
     """
     from perfuse.data.study import read_study
-    from perfuse.evaluation.solve import solve_study, summary_lines, write_solved
+    from perfuse.evaluation.solve import check_out, solve_study, summary_lines, write_solved
 
     if sbml and out is None:
         raise InputError("--sbml", "needs --out")
+    if out is not None:
+        check_out(out)
     solved = solve_study(read_study(study))
     files = write_solved(solved, out, sbml) if out else []
     if not quiet:

@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from perfuse.data.study import Study, read_study, study_from
 from perfuse.data.study_doses import read_times
+from perfuse.data.study_structure import Structure, graph_system
 from perfuse.errors import InputError
 from perfuse.evaluation.solve import solve_study
+from perfuse.pk.drug import Drug
+from perfuse.pk.mechanistic import organ_concentrations, solve
+from perfuse.pk.regimen import DoseCourse, dose_events
 
 STUDY = """
 [drug]
@@ -28,6 +33,7 @@ amount_mg = 100
 [output]
 times_h = "0..12 h by 30 min"
 """
+TIMES = torch.tensor([[0.2, 1.0, 6.0]], dtype=torch.float64)
 GRAPH = """
 name = "minimal"
 dose = "blood"
@@ -217,3 +223,57 @@ def test_a_file_in_a_study_names_itself(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text('extends = "circulation"\n[[organ]]\nname = "x"\n')
     with pytest.raises(InputError, match=r"study\.toml: .*s\.toml: organ x: volume_l is missing|s\.toml"):
         read_study(tmp_path / "study.toml")
+
+
+def varied(**cv: float) -> Study:
+    return study_from(data_of(population={"n": 400, "seed": 5, "drug_cv": cv}))
+
+
+def test_a_drug_may_vary_between_people_as_asked() -> None:
+    same, clint, fup = varied(), varied(clint=0.5), varied(fup=0.3)
+    ratio = np.log((clint.system.elimination_l_h[:, 0] / same.system.elimination_l_h[:, 0]).numpy())
+    assert ratio.std() == pytest.approx(np.sqrt(np.log1p(0.25)), rel=0.1)
+    assert abs(ratio.mean()) < 0.1
+    np.testing.assert_array_equal(clint.system.volume_l, same.system.volume_l)  # the bodies are the same
+    assert ((fup.system.fup > 0) & (fup.system.fup < 1)).all()
+    assert len(set(fup.system.fup.tolist())) == 400
+    both = varied(clint=0.5, fup=0.3)
+    np.testing.assert_array_equal(both.system.fup, fup.system.fup)  # each number has a stream of its own
+    assert "CV 50% between people" in clint.sources["elimination_l_h", "clint_l_h"]
+    assert "fu_inc" in clint.sources["elimination_l_h", "clint_l_h"]
+    assert "condition" not in clint.sources["elimination_l_h", "clint_l_h"]
+
+
+def test_vmax_varies_with_clint() -> None:
+    data = data_of(population={"n": 3, "drug_cv": {"clint": 0.5}})
+    del data["drug"]["clint_ul_min_million_cells"]
+    data["drug"]["saturable"] = [{"name": "x", "vmax_mg_h": 9.0, "km_u_mg_l": 1.0}]
+    study = study_from(data)
+    per_litre = study.system.vmax_mg_h[:, 0].numpy() / study.table.volume_l[:, 1]  # type: ignore[union-attr]
+    assert len(set(per_litre.round(9).tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        (3, "drug_cv is no table"), ({"mood": 1}, "drug_cv.mood is nothing that varies"),
+        ({"clint": 3}, "drug_cv.clint"), ({"cl_renal_l_h": 0.2}, "does not state"), ({"clint": "x"}, "not a number"),
+    ],
+)  # fmt: skip
+def test_variation_that_cannot_be_is_refused(cv: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        study_from(data_of(population={"n": 3, "drug_cv": cv}))
+
+
+def test_permuting_the_nodes_of_a_graph_permutes_its_output(tmp_path: Path) -> None:
+    data = tomllib.loads(GRAPH)
+    drug = data_of()["drug"] | {"clint_ul_min_million_cells": None}
+    chemistry = {k: v for k, v in drug.items() if v is not None}
+    curves = []
+    for order in ([0, 1, 2, 3], [0, 3, 1, 2]):
+        nodes = [data["node"][i] for i in order]
+        system = graph_system(Structure(None, (), data | {"node": nodes}), Drug.from_mapping(chemistry))
+        conc = organ_concentrations(system, solve(system, dose_events([[DoseCourse(10.0)]]), TIMES))[0]
+        curves.append(dict(zip(system.topology.organs, conc, strict=True)))
+    for organ, conc in curves[0].items():
+        torch.testing.assert_close(conc, curves[1][organ], rtol=1e-11, atol=0)

@@ -19,6 +19,7 @@
     # enzymes = { CYP3A4 = 0.9 }, binding_protein = "albumin": how the condition reaches the drug (pk.drug_factors)
     # species = "rat"
     # [population]                # ... or many: n = 200, seed = 1, age_range_year = [20, 50], share_female = 0.5
+    # drug_cv = { clint = 0.5 }   # data.study_variability
 
     [structure]                   # optional
     topology = "circulation"      # or hub, circulation-ps
@@ -185,9 +186,7 @@ def _in_bodies(
     assert topology is not None
     people = read_people(data, topology)
     stated = _drugs(data, [body.body_weight_kg for body in people.bodies], folder)
-    drugs = [people.drug_in(drug) for drug in stated]
-    if len(drugs) == 1:
-        drugs *= len(people.bodies)
+    drugs = people.each_ones([people.drug_in(drug) for drug in stated])
     rows = []
     for i, (person, drug) in enumerate(zip(people.bodies, drugs, strict=True)):
         fixed = topology.name == "hub"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from perfuse.data.drug_file import quantity
 from perfuse.data.study_tables import section
+from perfuse.data.study_variability import read_drug_cv, vary_drugs
 from perfuse.errors import InputError
 from perfuse.pk.bodies import with_condition
 from perfuse.pk.drug import Drug, number
@@ -25,8 +26,9 @@ SUBJECT_KEYS = (
 )  # fmt: skip
 POPULATION_KEYS = (
     "n", "seed", "age_range_year", "share_female", "weight_cv", "volume_cv", "flow_cv", "output_cv", "height_cv",
-    "gfr_cv", "condition", "enzymes", "binding_protein",
+    "gfr_cv", "condition", "enzymes", "binding_protein", "drug_cv",
 )  # fmt: skip
+_NUMBERS = POPULATION_KEYS[3:9]
 _OBESE = "obese"
 
 
@@ -40,6 +42,8 @@ class People:
         factors: Of the condition, which a population shares.
         enzymes: Which enzymes make up the drug's intrinsic clearance, and their shares; empty: not said.
         binding_protein: What binds the drug in plasma; None: not said.
+        drug_cv: How much the drug's numbers vary between people, by name (``study_variability``).
+        seed: Of that variation.
     """
 
     bodies: tuple[Physiology, ...]
@@ -47,10 +51,17 @@ class People:
     factors: DrugFactors = NORMAL
     enzymes: Mapping[str, float] | None = None
     binding_protein: str | None = None
+    drug_cv: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
     def drug_in(self, drug: Drug) -> Drug:
         """The drug as the condition changes it: by enzymes and binding protein, where they are said."""
         return self.factors.applied_to(drug, self.enzymes, self.binding_protein)
+
+    def each_ones(self, drugs: Sequence[Drug]) -> list[Drug]:
+        """One drug a person, varied between them; from one for all, or one each."""
+        each = list(drugs) * (len(self.bodies) if len(drugs) == 1 else 1)
+        return vary_drugs(each, self.drug_cv, self.seed) if self.drug_cv else each
 
 
 def read_people(data: Mapping[str, Any], topology: Topology) -> People:
@@ -84,7 +95,7 @@ def _population(table: dict[str, Any]) -> People:
         raise InputError("population.condition", value=condition, allowed="those of kidney and liver",
                          hint="obesity needs a body weight: use [subject]")  # fmt: skip
     others: dict[str, Any] = {}
-    for key in POPULATION_KEYS[3:-3]:
+    for key in _NUMBERS:
         if key in table:
             by_organ = key in ("volume_cv", "flow_cv") and isinstance(table[key], Mapping)
             others[key] = (
@@ -97,7 +108,8 @@ def _population(table: dict[str, Any]) -> People:
     if condition:
         changed = [with_condition(body, condition) for body in bodies]
         bodies, factors = [body for body, _ in changed], changed[0][1]
-    return People(tuple(bodies), True, factors, enzymes, protein)
+    varied = read_drug_cv(table["drug_cv"]) if "drug_cv" in table else {}
+    return People(tuple(bodies), True, factors, enzymes, protein, varied, int(seed))
 
 
 def _condition(where: str, table: Mapping[str, Any]) -> tuple[str, Mapping[str, float] | None, str | None]:

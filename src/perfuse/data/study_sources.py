@@ -16,6 +16,11 @@ _ORGAN = "[[organ]]"
 _GRAPH = "structure file"
 
 
+_VARIED_PLACES = {
+    "clint": (("elimination_l_h", "clint_l_h"), ("elimination_l_h", "cl_hepatic_l_h"), ("vmax_mg_h", "0")),
+    "fup": (("fup", ""),), "cl_renal_l_h": (("elimination_l_h", "cl_renal_l_h"),), "ka_1_h": (("ka_1_h", ""),),
+    "lag_h": (("lag_h", ""),),
+}  # fmt: skip
 Derived = tuple[np.ndarray, str, str]
 """Values ``(C,)``, unit and source."""
 
@@ -49,7 +54,8 @@ def parameter_sources(
         kp_method: How Kp were predicted.
     """
     topology = system.topology
-    out = {("fup", ""): GIVEN if drug.fup == given_drug.fup else f"{GIVEN}, changed by the condition"}
+    fup = GIVEN if people.drug_in(given_drug).fup == given_drug.fup else f"{GIVEN}, changed by the condition"
+    out = {("fup", ""): fup}
     measured = drug.bp_ratio is not None
     out["bp_ratio", ""] = GIVEN if measured else "predicted from fup, ionisation and haematocrit"
     for p, pathway in enumerate(drug.saturable):
@@ -77,11 +83,15 @@ def parameter_sources(
         touched = {topology.nodes[i].removesuffix("_vascular") for i in (source, target)}
         out["flow_l_h", edge] = _ORGAN if touched & own else body + (f", less {_ORGAN}" if touched & givers else "")
     out |= {("elimination_l_h", name): _ORGAN for name in topology.elimination_names}
-    hepatic, renal = _hepatic_source(drug, given_drug), _renal_source(drug)
+    hepatic, renal = _hepatic_source(people.drug_in(given_drug), given_drug), _renal_source(drug)
     for name, text in (("clint_l_h", hepatic), ("cl_hepatic_l_h", hepatic), ("cl_renal_l_h", renal)):
         if name in topology.elimination_names:
             out["elimination_l_h", name] = text
-    return out | {("ps_l_h", x.name): _ORGAN if x.name in own else GIVEN for x in topology.exchanges}
+    out |= {("ps_l_h", x.name): _ORGAN if x.name in own else GIVEN for x in topology.exchanges}
+    for name, keys in _VARIED_PLACES.items():
+        if name in people.drug_cv:
+            out |= {key: f"{out[key]}, CV {people.drug_cv[name]:.0%} between people" for key in keys if key in out}
+    return out
 
 
 def _kp_source(drug: Drug, organ: str, kp_method: str) -> str:

@@ -111,11 +111,11 @@ def _bolus_moments(system: SystemParameters, order: int) -> Tensor:
     return out
 
 
-def half_life(system: SystemParameters, _doses: DoseEvents) -> Tensor:
-    """Terminal half-life, h: ln 2 over the slowest rate of the whole system.
+def half_life(system: SystemParameters, doses: DoseEvents) -> Tensor:
+    """Terminal half-life, h: ln 2 over the slowest rate of the whole system, absorption of oral doses included.
 
-    The slowest eigenvalue comes from inverse iteration on K, which differentiates where an eigendecomposition would
-    not.
+    The eigenvalue's derivative is w dK v / (w v), of its left and right vectors, where that of an eigendecomposition
+    would not survive equal rates.
 
     Raises:
         InputError: for saturable kinetics.
@@ -130,7 +130,8 @@ def half_life(system: SystemParameters, _doses: DoseEvents) -> Tensor:
         slowest = values.real.argmax(1)
         w = left.real.gather(2, slowest[:, None, None].expand(-1, left.shape[1], 1))
     rate = -(w.mT @ generator @ v)[:, 0, 0] / (w.mT @ v)[:, 0, 0]  # first-order exact: d lambda = w dK v / (w v)
-    return np.log(2) / rate
+    slow_absorption = doses.is_oral.any(1) & (doses.ka_1_h < rate)  # flip-flop: what is left comes from the gut
+    return np.log(2) / torch.where(slow_absorption, doses.ka_1_h, rate)
 
 
 def _need_linear(system: SystemParameters, what: str) -> None:
