@@ -252,7 +252,8 @@ def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     solved = solve_study(study_from(edited(output__times_h=[1, 2])))
     (tmp_path / "empty").mkdir()
-    write_solved(solved, tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    write_solved(solved, Path())
     assert len(list((tmp_path / "empty").iterdir())) == 3
 
     def full(*_: object, **__: object) -> None:
@@ -363,3 +364,27 @@ def test_a_rat_has_its_own_partition_coefficients() -> None:
     change = {"output__kp_method": "schmitt", "drug__cl_renal_l_h": 0.01, "drug__clint_l_h": 0.1}
     kp = [study_from(edited(subject={"species": s}, **change)).system.kp.numpy() for s in ("rat", "human")]
     assert not np.allclose(kp[0], kp[1])
+
+
+def test_people_are_analysed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = edited(population={"n": 7, "seed": 3}, output__times_h=[0.5, 4, 24])
+    del data["subject"]
+    steady = edited(population={"n": 7}, output={"steady_state_tau_h": 8, "times_h": [1]}, dose=[{"amount_mg": 5}])
+    del steady["subject"]
+    whole = [solve_study(study_from(d)) for d in (data, steady)]
+    monkeypatch.setattr("perfuse.evaluation.solve._NCA_AT_ONCE", 3)
+    parts = [solve_study(study_from(d)) for d in (data, steady)]
+    assert whole[0].exposure is not None
+    assert parts[0].exposure is not None
+    np.testing.assert_allclose(parts[0].exposure.cl_l_h, whole[0].exposure.cl_l_h, rtol=1e-9)
+    assert (parts[0].exposure.why("cl_l_h") == whole[0].exposure.why("cl_l_h")).all()
+    assert whole[1].interval is not None
+    assert parts[1].interval is not None
+    np.testing.assert_allclose(parts[1].interval.cavg_mg_l, whole[1].interval.cavg_mg_l, rtol=1e-9)
+
+
+def test_a_dose_after_the_last_time_leaves_nothing_to_analyse() -> None:
+    solved = solve_study(study_from(edited(dose=[{"amount_mg": 5, "time_h": 30}], output__times_h=[1, 2])))
+    assert (solved.conc_mg_l == 0).all()
+    assert np.isnan(solved.exposure.cl_l_h).all()  # type: ignore[union-attr]
+    assert "not available" in summary_lines(solved)[-1]

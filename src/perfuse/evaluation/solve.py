@@ -6,7 +6,7 @@ Axis legend: C curves (people), O reported organs, T times.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from perfuse.pk.steady_state import steady_state
 from perfuse.pk.system import DoseEvents, SystemParameters
 
 _AT_ONCE = 256
+_NCA_AT_ONCE = 2048
+_Found = TypeVar("_Found", Exposure, IntervalExposure)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ class SolvedStudy:
         return np.percentile(self.conc_mg_l, self.study.percentiles, axis=0)
 
 
-def _part(record: object, rows: slice) -> dict[str, torch.Tensor]:
-    return {k: v[rows] for k, v in vars(record).items() if isinstance(v, torch.Tensor)}
+def _rows(system: SystemParameters, rows: slice) -> SystemParameters:
+    cut: dict[str, Any] = {k: v[rows] for k, v in vars(system).items() if isinstance(v, torch.Tensor)}
+    return replace(system, **cut)
 
 
 def solve_study(study: Study) -> SolvedStudy:
@@ -85,8 +88,7 @@ def _organ_curves(study: Study, time_h: torch.Tensor, factor: torch.Tensor) -> t
     pieces, worst = [], 0.0
     for start in range(0, len(study.system), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
-        one = SystemParameters(study.system.topology, **_part(study.system, rows))
-        dose = study.doses.of(rows)
+        one, dose = _rows(study.system, rows), study.doses.of(rows)
         if study.steady_state_tau_h is not None:
             amounts = steady_state(one, dose, study.steady_state_tau_h, time_h[rows])
         else:
@@ -132,28 +134,50 @@ def _dense_times(study: Study) -> tuple[float, np.ndarray]:
 
 
 def _exposure(study: Study, factor: torch.Tensor) -> tuple[Exposure | None, IntervalExposure | None]:
-    """NCA of every curve and organ, of one dose or of an interval at steady state; with several doses, areas and slopes
-    of the whole curve mean no single dose's, and are not available: ``perfuse nca`` takes them dose by dose.
+    """NCA of every curve and organ, of one dose or of an interval at steady state, a few people at a time: the dense
+    curves are many times the output. With several doses, areas and slopes of the whole curve mean no single dose's, and
+    are not available: ``perfuse nca`` takes them dose by dose.
     """
-    doses = study.doses
     begin, since = _dense_times(study)
-    conc, _ = _organ_curves(study, torch.as_tensor(begin + since).expand(len(study.system), -1), factor)
-    shape = conc.shape[:2]
-    single = (doses.amount_mg > 0).sum(1) == 1
+    single, intervals = [], []
+    for start in range(0, len(study.curve_id), _NCA_AT_ONCE):
+        rows = slice(start, start + _NCA_AT_ONCE)
+        part = replace(study, system=_rows(study.system, rows), doses=study.doses.of(rows))
+        conc, _ = _organ_curves(part, torch.as_tensor(begin + since).expand(len(part.system), -1), factor[rows])
+        options = _nca_options(part, conc.shape[:2])
+        if study.steady_state_tau_h is not None:
+            intervals.append(steady_state_exposure(since, conc, study.steady_state_tau_h, **options))
+        else:
+            mat = (part.doses.lag_h + 1 / part.doses.ka_1_h).numpy()[:, None]
+            single.append(exposure(since, conc, mat_h=np.broadcast_to(mat, conc.shape[:2]), **options))
+    if intervals:
+        return None, _joined(intervals)
+    found = _joined(single)
+    if bool(((study.doses.amount_mg > 0).sum(1) == 1).all()):
+        return found, None
+    unknown: dict[str, Any] = {name: np.full(found.cmax_mg_l.shape, np.nan) for name in _OF_ONE_DOSE}
+    return replace(found, **unknown), None
+
+
+def _nca_options(study: Study, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Clearance and volumes need one dose, and are of blood alone."""
+    doses = study.doses
+    single = ((doses.amount_mg > 0).sum(1) == 1).numpy()[:, None]
     of_blood = np.asarray([organ == study.blood for organ in study.organs])
-    options: dict[str, Any] = {
-        "dose_mg": np.where(single.numpy()[:, None] & of_blood, doses.amount_mg.sum(1).numpy()[:, None], np.nan),
+    return {
+        "dose_mg": np.where(single & of_blood, doses.amount_mg.sum(1).numpy()[:, None], np.nan),
         "duration_h": np.broadcast_to(doses.duration_h.amax(1).numpy()[:, None], shape),
         "extravascular": np.broadcast_to(doses.is_oral.any(1).numpy()[:, None], shape),
     }
-    if study.steady_state_tau_h is not None:
-        return None, steady_state_exposure(since, conc, study.steady_state_tau_h, **options)
-    mat = np.broadcast_to((doses.lag_h + 1 / doses.ka_1_h).numpy()[:, None], shape)
-    found = exposure(since, conc, mat_h=mat, **options)
-    if bool(single.all()):
-        return found, None
-    unknown: dict[str, Any] = {name: np.full(shape, np.nan) for name in _OF_ONE_DOSE}
-    return replace(found, **unknown), None
+
+
+def _joined(parts: list[_Found]) -> _Found:
+    """The same record of all people."""
+    whole: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0]) if name != "causes"
+    }
+    causes = {name: np.concatenate([part.causes[name] for part in parts]) for name in parts[0].causes}
+    return replace(parts[0], **whole, causes=causes)
 
 
 def _sensitivity(study: Study, request: SensitivityRequest) -> dict[str, dict[str, float]]:

@@ -78,18 +78,24 @@ def write_solved(solved: SolvedStudy, out: Path, sbml: bool = False) -> list[Pat
 
 
 def _write_folder(out: Path, found: dict[str, pl.DataFrame], sbml: str | None) -> None:
+    """All files beside one another in a temporary folder first; an empty folder that is there already stays."""
     part: Path | None = None
+    exists = out.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        part = Path(tempfile.mkdtemp(dir=out if exists else out.parent, prefix=f".{out.name}."))
         for name, frame in found.items():
             frame.with_columns(pl.col(pl.Float64).fill_nan(None)).write_csv(part / name)
         if sbml is not None:
             (part / "model.sbml").write_text(sbml, encoding="utf-8")
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o777 & ~mask)
-        part.replace(out)
+        if exists:
+            for path in sorted(part.iterdir()):
+                path.replace(out / path.name)
+        else:
+            mask = os.umask(0)
+            os.umask(mask)
+            part.chmod(0o777 & ~mask)
+            part.replace(out)
     except OSError as error:
         reason = error.strerror or str(error)
         raise PerfuseError(f"{out} cannot be written ({reason}); nothing was kept; choose another place") from error
