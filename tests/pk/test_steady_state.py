@@ -130,6 +130,20 @@ def test_near_capacity_metabolism_removes_one_dose_an_interval(vmax: float, km: 
     assert float(inside[0] - inside[-1]) == pytest.approx(60.0, rel=1e-6)  # which the next dose replaces
 
 
+def test_any_input_below_capacity_has_a_steady_state_that_is_found() -> None:
+    """Km over five decades, input of 1 to 99.5 % of Vmax, no other elimination: each dose is lost in its interval."""
+    random, n, tau = np.random.default_rng(0), 24, 24.0
+    base = saturable((1.0, 1.0), (1.0, 1.0))
+    many = {k: v.expand(n, *v.shape[1:]) for k, v in vars(base).items() if isinstance(v, torch.Tensor)}
+    vmax, km = (torch.as_tensor(10 ** random.uniform(*decades, (n, 2))) for decades in ((-1, 2), (-3, 2)))
+    system = replace(base, **many | {"vmax_mg_h": vmax, "km_u_mg_l": km})
+    dose = torch.as_tensor(random.uniform(0.01, 0.995, n)) * vmax.sum(1) * tau
+    times = row(0.0, tau).expand(n, -1)
+    out = steady_state(system, dose_events([[DoseCourse(float(x))] for x in dose]), tau, times).sum(1)
+    assert (out >= 0).all()
+    assert ((out[:, 0] - out[:, 1] - dose).abs() < 1e-6 * out[:, 0]).all()
+
+
 def test_saturable_pathways_far_below_km_are_linear() -> None:
     linear = steady_state(make_system(clearance=20.0), dose_events([[DoseCourse(60.0)]]), 12.0, row(0.5, 12.0))
     same = steady_state(saturable((20e6,), (1e6,), 3.0), dose_events([[DoseCourse(60.0)]]), 12.0, row(0.5, 12.0))

@@ -23,7 +23,7 @@ from perfuse.pk.steady_state import steady_state
 from perfuse.pk.system import DoseEvents, SystemParameters
 
 _AT_ONCE = 256
-_NCA_AT_ONCE = 2048
+_NCA_AT_ONCE = 256
 _Found = TypeVar("_Found", Exposure, IntervalExposure)
 
 

@@ -102,24 +102,28 @@ def saturable_steady_state(system: SystemParameters, doses: DoseEvents, tau_h: f
     middles = (torch.arange(_PIECES, dtype=torch.float64) + 0.5) * (tau_h / _PIECES)
     grid = torch.cat((middles, torch.tensor([tau_h], dtype=torch.float64))).expand(len(vmax), -1)
 
-    def carried(start: Tensor, times: Tensor) -> Tensor:
-        state = torch.cat((start, lumen), 1)
-        return solve_saturable(generator, node, None, vmax, half, *places, doses, times, tolerance=_TOLERANCE,
-                               start_mg=state)  # fmt: skip
+    def carried(start: Tensor, times: Tensor, rows: Tensor) -> Tensor:
+        return solve_saturable(
+            generator[rows], node, None, vmax[rows], half[rows], *places, doses.of(rows), times[rows],
+            tolerance=_TOLERANCE, start_mg=torch.cat((start[rows], lumen[rows]), 1),
+        )  # fmt: skip
 
     rate = _average_rate(generator, node, vmax, half, _average_input(generator, places, doses, tau_h))
     unit = functional.one_hot(torch.tensor(node), generator.shape[-1]).to(generator)
     state = linear_start(generator - rate[:, None, None] * torch.outer(unit, unit), places, doses, tau_h)[:, :-1]
     eye = torch.eye(generator.shape[-1], dtype=torch.float64)
+    everyone = torch.arange(len(vmax))
+    sought = everyone
     for _ in range(_MAX_ITERATIONS):
-        out = carried(state, grid)
-        matrix = eye - _monodromy(generator, node, vmax, half, out[:, node, :-1], tau_h)
-        change = torch.linalg.solve(matrix, out[..., -1] - state)
-        settled = change.abs().amax(1) <= _AGREEMENT * out.amax((1, 2))
-        state = torch.maximum(state + change, state * 0.1)  # a step never empties a node
-        if bool(settled.all()):
-            return carried(state, time_h)
-    raise InputError("doses", "reach a steady state that was not found", where=f"curve {int((~settled).nonzero()[0])}",
+        out, before = carried(state, grid, sought), state[sought]
+        matrix = eye - _monodromy(generator[sought], node, vmax[sought], half[sought], out[:, node, :-1], tau_h)
+        change = torch.linalg.solve(matrix, out[..., -1] - before)
+        state[sought] = torch.maximum(before + change, before * 0.1)  # a step never empties a node
+        # What is found stays found: where amounts are huge, rounding would move it again.
+        sought = sought[change.abs().amax(1) > _AGREEMENT * out.amax((1, 2))]
+        if len(sought) == 0:
+            return carried(state, time_h, everyone)
+    raise InputError("doses", "have a steady state that was not found", where=f"curve {int(sought[0])}",
                      hint="the input comes close to what saturable metabolism can remove")  # fmt: skip
 
 

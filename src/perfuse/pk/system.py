@@ -107,7 +107,7 @@ class DoseEvents:
         moved = _map_tensors(self, lambda t: t.to(*args, **kwargs))
         return replace(moved, route=self.route.to(moved.time_h.device))
 
-    def of(self, rows: slice) -> DoseEvents:
+    def of(self, rows: slice | Tensor) -> DoseEvents:
         """The doses of some curves."""
         return _map_tensors(self, lambda t: t[rows])
 
