@@ -46,3 +46,13 @@ class InputError(PerfuseError, ValueError):
         if hint:
             text += f"; hint: {hint}"
         super().__init__(" ".join(text.split()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled by its text, which is whole already: worker processes send errors to their parent."""
+        return _rebuilt, (type(self), self.field, str(self))
+
+
+def _rebuilt(kind: type[InputError], field: str, text: str) -> InputError:
+    error = kind.__new__(kind, text)
+    error.field = field
+    return error

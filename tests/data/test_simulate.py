@@ -213,7 +213,7 @@ def test_dataset_holds_the_same_curves_whatever_the_shard_size(tmp_path: Path) -
     simulate_dataset("T1", 70, 9, tmp_path / "a", shard_size=32, progress=lambda made, failed: done.append(made))
     simulate_dataset("T1", 70, 9, tmp_path / "b", shard_size=70)
     a, b = CurveStore.open(tmp_path / "a", verify=True), CurveStore.open(tmp_path / "b")
-    assert done == [32, 64, 70]
+    assert done == [0, 32, 64, 70]
     assert [s.rows for s in a.manifest.shards] == [32, 32, 6]
     assert a.manifest.seed == 9
     assert a.manifest.generator["task"] == "T1"

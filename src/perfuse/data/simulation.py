@@ -11,16 +11,20 @@ from __future__ import annotations
 import csv
 import io
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import perfuse
 from perfuse.data.manifest import SCHEMA_VERSION, ShardInfo
 from perfuse.data.simulate import check_request, generator_config, simulate_block_checked
 from perfuse.data.simulation_target import Note, Target, target_for
@@ -36,15 +40,23 @@ MAX_FAILED = 0.001
 MAX_WORKERS = 4096
 
 
+@cache
+def software() -> str:
+    """Versions that shards' bytes may depend on."""
+    others = (f"{name} {version(name)}" for name in ("numpy", "pyarrow", "torch"))
+    return ", ".join((f"perfuse {perfuse.__version__}", *others, platform.machine()))
+
+
 @dataclass(frozen=True)
 class Request:
-    """What is simulated; equal requests give equal bytes."""
+    """What is simulated, and by which versions; equal requests give equal bytes on one CPU type."""
 
     task: str
     n: int
     seed: int
     shard_size: int
     schema_version: int = SCHEMA_VERSION
+    software: str = field(default_factory=software)
 
     @property
     def n_shards(self) -> int:
@@ -103,7 +115,13 @@ def one_thread() -> Iterator[None]:
 
 
 def make_shard(request: Request, target: Target, index: int) -> Note:
-    """Simulate one shard and store it; what a worker does."""
+    """Simulate one shard and store it; what a worker does.
+
+    Raises:
+        PerfuseError: on a machine with other versions than the one that asked; or when the shard cannot be stored.
+    """
+    if request.software != software():
+        raise PerfuseError(f"a worker has other versions ({software()}) than asked for ({request.software})")
     rows = request.rows(index)
     pieces: list[CurveTable] = []
     failures: list[dict[str, Any]] = []
@@ -118,7 +136,9 @@ def make_shard(request: Request, target: Target, index: int) -> Note:
             keep = [row for row, name in enumerate(table.curve_id.tolist()) if name in names]
             if keep:
                 pieces.append(table if len(keep) == len(table) else table.take(keep))
-    return target.put(index, stack_tables(pieces) if pieces else None, failures)
+    table = stack_tables(pieces) if pieces else None
+    pieces.clear()  # half of what a worker holds
+    return target.put(index, table, failures)
 
 
 def simulate_dataset(
@@ -147,7 +167,8 @@ def simulate_dataset(
         ray: Address of a Ray cluster, or "local" for an embedded one; then ``workers`` is not used, and ``out`` must be
             reachable from every node.
         max_failed: Fraction of curves that may be unsolvable; they are left out and named in ``failures.csv``.
-        progress: Called with the curves done so far, and how many of them failed, after each shard.
+        progress: Called with the curves done so far, and how many of them failed: at the start (with those of an
+            earlier run), and after each shard.
 
     Raises:
         InputError: for a bad request, an ``out`` that is in use, or another request's unfinished shards.
@@ -161,22 +182,23 @@ def simulate_dataset(
         raise InputError("--max-failed", value=max_failed, allowed="[0, 1]")
     request, target = Request(task, n, seed, shard_size), target_for(out)
     began = time.monotonic()
-    target.begin(asdict(request))
-    try:
-        notes = {i: note for i in range(request.n_shards) if (note := target.note(i)) is not None}
+    with target.claimed(asdict(request)):
+        notes = {i: note for i in target.noted() if (note := target.note(i)) is not None}
         continued = len(notes)
-        made = 0
+        done = before = sum(len(request.rows(i)) for i in notes)
+        n_failed = sum(len(note.failures) for note in notes.values())
+        if progress:
+            progress(done, n_failed)
+        _check_failures(notes, n_failed, max_failed * n, target)
         for index, note in _made(request, target, [i for i in range(request.n_shards) if i not in notes], workers, ray):
             notes[index] = note
-            made += len(request.rows(index))
-            _check_failures(notes, max_failed * n, target)
+            done += len(request.rows(index))
+            n_failed += len(note.failures)
+            _check_failures(notes, n_failed, max_failed * n, target)
             if progress:
-                progress(sum(len(request.rows(i)) for i in notes), sum(len(x.failures) for x in notes.values()))
-        _check_failures(notes, max_failed * n, target)
+                progress(done, n_failed)
         seconds = time.monotonic() - began
-        return _finished(request, target, notes, str(out), continued, seconds, made)
-    finally:
-        target.release()
+        return _finished(request, target, notes, str(out), continued, seconds, done - before)
 
 
 def _made(
@@ -196,14 +218,18 @@ def _made(
             yield index, make_shard(request, target, index)
 
 
-def _check_failures(notes: dict[int, Note], limit: float, target: Target) -> None:
-    failures = [failure for note in notes.values() for failure in note.failures]
-    if len(failures) > limit:
-        first = failures[0]
+def _failures(notes: dict[int, Note]) -> list[dict[str, Any]]:
+    """Of all shards, in the order of their curves."""
+    return [failure for index in sorted(notes) for failure in notes[index].failures]
+
+
+def _check_failures(notes: dict[int, Note], n_failed: int, limit: float, target: Target) -> None:
+    if n_failed > limit:
+        failures = _failures(notes)
         raise PerfuseError(
-            f"{len(failures)} curves cannot be solved, more than --max-failed allows; "
-            f"the first is {first['curve_id']}: {first['reason']}; "
-            f"finished shards and their failures are in {target.place}"
+            f"{n_failed} curves cannot be solved, more than --max-failed allows; "
+            f"the first is {failures[0]['curve_id']}: {failures[0]['reason']}; "
+            f"all with their parameters: {target.give_up(failure_csv(failures))}"
         )
 
 
@@ -212,9 +238,9 @@ def _finished(
 ) -> SimulationReport:
     ordered = [notes[i] for i in range(request.n_shards)]
     shards: list[ShardInfo] = [note.shard for note in ordered if note.shard is not None]
-    failures = [failure for note in ordered for failure in note.failures]
+    failures = _failures(notes)
     if not shards:
-        raise PerfuseError(f"not one curve could be solved; see {target.place}")
+        raise PerfuseError(f"not one curve could be solved; see {target.give_up(failure_csv(failures))}")
     shape = draw_block(request.task, request.seed, 0)
     manifest = manifest_for(shape, shards, generator_config(request.task, request.n), request.seed, len(failures))
     target.finish(manifest_bytes(manifest), failure_csv(failures) if failures else None)

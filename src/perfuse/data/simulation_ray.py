@@ -1,19 +1,33 @@
-"""Shards made by a Ray cluster, or by a Ray of this machine that is started for the purpose."""
+"""Shards made by a Ray cluster, or by a Ray of this machine that is started for the purpose and leaves nothing."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from perfuse.data.simulation import THREAD_VARIABLES, Request, make_shard
 from perfuse.data.simulation_target import LocalTarget, Note, Target
 from perfuse.errors import InputError, PerfuseError
 
-EMBEDDED = "local"
+EMBEDDED = ("", "local")
+_STORE_BYTES = 10**8
+"""Of an embedded Ray's object store: shards go to their place, only notes come back."""
+_HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:\s]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
+_REACH_S = 10.0
 
 
 def _ray() -> Any:
     try:
+        # Ray would warn, on every start, of a change in how it counts accelerators; none is used here.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
     except ImportError:
         raise InputError("--ray", "needs the package ray", hint="pip install 'perfuse[cluster]'") from None
@@ -26,25 +40,16 @@ def made_by_ray(request: Request, target: Target, indices: list[int], address: s
     Args:
         request, target: What to make, and where; a local folder must be shared by every node.
         indices: Shards to make.
-        address: ``host:port``, ``ray://...``, "auto", or "local" for an embedded cluster.
+        address: ``host:port``, ``ray://host:port``, "auto", or "local" (or nothing) for an embedded cluster.
 
     Raises:
-        InputError: when Ray is not installed.
+        InputError: when Ray is not installed, or for an address that is none.
         PerfuseError: when the cluster cannot be reached or a worker is lost for good.
     """
     ray = _ray()
     if isinstance(target, LocalTarget):
         target = LocalTarget(target.out.absolute())  # workers have their own working folder
-    started = not ray.is_initialized()
-    if started:
-        try:
-            ray.init(
-                address=None if address == EMBEDDED else address, include_dashboard=False, log_to_driver=False,
-                logging_level="ERROR", runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")},
-            )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise PerfuseError(f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:200]}") from None
-    try:
+    with _connected(ray, address):
         remote = ray.remote(num_cpus=1)(make_shard)
         limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         waiting: dict[Any, int] = {}
@@ -59,9 +64,62 @@ def made_by_ray(request: Request, target: Target, indices: list[int], address: s
             done, _ = ray.wait(list(waiting), num_returns=1)
             for reference in done:
                 yield waiting.pop(reference), _result(ray, reference, target)
+
+
+@contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    """A connection of our own, unless the program has one; an embedded Ray ends with it, and its folder goes."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    folder: str | None = None
+    if address in EMBEDDED:
+        folder = tempfile.mkdtemp(prefix="perfuse-ray-")
+        options |= {"address": "local", "_temp_dir": folder}
+    else:
+        _check_reachable(address)
+        options = {"address": address}
+    try:
+        with _own_signals():
+            try:
+                ray.init(
+                    log_to_driver=False, logging_level="ERROR",
+                    runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")}, **options,
+                )  # fmt: skip
+            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+                raise PerfuseError(f"Ray at {address!r} cannot be used: {' '.join(str(error).split())[:200]}") from None
+        yield
     finally:
-        if started:
-            ray.shutdown()
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse at once what Ray would try for a minute, with a page of warnings."""
+    if address == "auto":
+        return
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 2**16:
+        raise InputError("--ray", "is no address", value=address, allowed="host:port, ray://host:port, auto, local")
+    try:
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), _REACH_S).close()
+    except OSError as error:
+        raise PerfuseError(f"Ray at {address!r} cannot be reached: {error.strerror or error}") from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM over, and would end the program without its ``finally`` blocks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _result(ray: Any, reference: Any, target: Target) -> Note:

@@ -103,7 +103,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or a folder's entries, on disk before going on."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -114,6 +115,20 @@ def _sync(path: Path) -> None:
 def shard_name(index: int) -> str:
     """File name of a dataset's shard."""
     return f"shard-{index:05d}.arrow"
+
+
+def shard_bytes(table: CurveTable) -> bytes:
+    """The content of the file that ``write_shard`` would make.
+
+    Raises:
+        InputError: for a curve that cannot be.
+    """
+    table.validate("dataset")
+    schema = _arrow_schema(_table_shapes(table))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(_record_batch(table, schema))
+    return sink.getvalue().to_pybytes()
 
 
 def write_shard(table: CurveTable, path: Path, name: str) -> ShardInfo:
@@ -131,7 +146,7 @@ def write_shard(table: CurveTable, path: Path, name: str) -> ShardInfo:
     schema = _arrow_schema(_table_shapes(table))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(_record_batch(table, schema))
-    _sync(path)
+    sync(path)
     return ShardInfo(file=name, rows=len(table), bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
@@ -215,10 +230,10 @@ def write_dataset(
         part.mkdir()
         manifest = _write_shards(tables, part, dict(generator), seed)
         (part / MANIFEST).write_bytes(manifest_bytes(manifest))
-        _sync(part / MANIFEST)
-        _sync(part)
+        sync(part / MANIFEST)
+        sync(part)
         os.rename(part, out)
-        _sync(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise PerfuseError(f"{out} cannot be written: {error.strerror or error}; nothing was kept") from error
     finally:
@@ -400,22 +415,20 @@ class CurveStore:
         self, parts: list[np.ndarray], sorted_rows: np.ndarray, bounds: np.ndarray, order: np.ndarray | None
     ) -> np.ndarray:
         """Rows of a sharded column: each shard's own in one copy, then put into the asked order."""
-        if 0 < len(sorted_rows) < len(parts) * _FEW_ROWS_A_SHARD:  # row by row: a visit to each shard would cost more
-            rows = sorted_rows if order is None else sorted_rows[np.argsort(order)]
-            shards = np.searchsorted(self._offsets, rows, side="right") - 1
-            local = rows - self._offsets[shards]
-            return np.stack([parts[s][r] for s, r in zip(shards.tolist(), local.tolist(), strict=True)])
         out = np.empty((len(sorted_rows), *parts[0].shape[1:]), dtype=parts[0].dtype)
+        if order is not None or len(sorted_rows) < len(parts) * _FEW_ROWS_A_SHARD:
+            # Row by row, straight to its place: a shard's rows together would be copied twice.
+            shards = np.searchsorted(self._offsets, sorted_rows, side="right") - 1
+            places = range(len(sorted_rows)) if order is None else order.tolist()
+            local = (sorted_rows - self._offsets[shards]).tolist()
+            for place, shard, row in zip(places, shards.tolist(), local, strict=True):
+                out[place] = parts[shard][row]
+            return out
         for i, part in enumerate(parts):
             lo, hi = bounds[i], bounds[i + 1]
-            if lo == hi:
-                continue
-            local = sorted_rows[lo:hi] - self._offsets[i]
-            if order is None:
+            if lo < hi:
                 # mode="clip": bounds were checked, and "raise" would copy through a buffer
-                part.take(local, axis=0, out=out[lo:hi], mode="clip")
-            else:
-                out[order[lo:hi]] = part[local]
+                part.take(sorted_rows[lo:hi] - self._offsets[i], axis=0, out=out[lo:hi], mode="clip")
         return out
 
 
