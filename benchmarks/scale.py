@@ -9,15 +9,16 @@ Memory is RssAnon (a memory map's pages are not the program's), sampled every 50
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # python benchmarks/scale.py
@@ -48,13 +49,22 @@ class MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while not self._stop.wait(0.05):
-            own = rss_anon_mb(me.pid)
-            children = [rss_anon_mb(child.pid) for child in me.children(recursive=True)]
+            own = rss_anon_mb(os.getpid())
+            children = [rss_anon_mb(child) for child in descendants(os.getpid())]
             self.own = max(self.own, own)
             self.child = max(self.child, *children, 0.0)
             self.all = max(self.all, own + sum(children))
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process started, and theirs."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that ended meanwhile
+            for child in map(int, path.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
 
 
 def rss_anon_mb(pid: int) -> float:

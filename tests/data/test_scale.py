@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from perfuse.data.simulation import simulate_dataset
@@ -30,6 +29,19 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
+
+
+def children_of(pid: int) -> list[Path]:
+    """``/proc`` folders of the processes that a process started."""
+    listed = (path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [Path("/proc") / child for children in listed for child in children]
+
+
+def is_running(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def finished_shards(out: Path) -> int:
@@ -73,7 +85,7 @@ def test_a_stopped_run_leaves_no_worker_and_continues(
     out = tmp_path / "out"
     child = start(*simulate_arguments(out, 2))
     wait_for(lambda: finished_shards(out) >= 2 or child.poll() is not None)
-    workers = psutil.Process(child.pid).children(recursive=True)
+    workers = children_of(child.pid)
     assert len(workers) >= 2
     if told == signal.SIGINT:
         os.killpg(child.pid, told)  # a terminal's Ctrl-C reaches the workers too
@@ -84,7 +96,7 @@ def test_a_stopped_run_leaves_no_worker_and_continues(
     if told != signal.SIGKILL:
         assert "Traceback" not in error
         assert "the same command continues from there" in error
-    wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+    wait_for(lambda: not any(map(is_running, workers)))
     assert not out.exists()
     kept = finished_shards(out)
     assert 2 <= kept < -(-N // SHARD)

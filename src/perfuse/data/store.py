@@ -319,6 +319,7 @@ class CurveStore:
         self._offsets = np.cumsum([0, *(s.rows for s in manifest.shards)])
         numeric = [n for n in self._shapes if n not in _STRINGS]
         self._views = {n: [_view(b, n, self._shapes[n]) for b in batches] for n in numeric}
+        self._flat = {n: [view.reshape(len(view), -1) for view in views] for n, views in self._views.items()}
         self._joined: dict[str, np.ndarray] = {}
         per_curve = 8 * sum(prod(self._shapes[n]) for n in numeric if n not in _LARGE)
         self._join_numbers = per_curve * manifest.n_curves <= _JOINED_LIMIT_BYTES
@@ -397,9 +398,10 @@ class CurveStore:
         index = np.asarray(rows, dtype=np.int64).reshape(-1)
         if len(index) and not (0 <= index.min() and index.max() < len(self)):
             raise InputError("rows", "are not all in the dataset", allowed=f"0..{len(self) - 1}", where=str(self.path))
-        order = None if (index[1:] >= index[:-1]).all() else np.argsort(index, kind="stable")
-        sorted_rows = index if order is None else index[order]
-        bounds = np.searchsorted(sorted_rows, self._offsets)
+        shards = np.searchsorted(self._offsets, index, side="right") - 1
+        local = index - self._offsets[shards]
+        by_shard = len(index) >= len(self._batches) * _FEW_ROWS_A_SHARD and bool((index[1:] >= index[:-1]).all())
+        places = [] if by_shard else list(zip(shards.tolist(), local.tolist(), strict=True))
         gathered: dict[str, np.ndarray] = {n: _as_str(self._strings(n)[index]) for n in _STRINGS}
         for name in self._views:
             parts = self._parts(name)
@@ -407,29 +409,24 @@ class CurveStore:
                 gathered[name] = np.empty((len(index), *self._shapes[name][:-1], 0))
             elif len(parts) == 1:
                 gathered[name] = parts[0].take(index, axis=0, mode="clip")
-            else:
-                gathered[name] = self._gather(parts, sorted_rows, bounds, order)
+            elif by_shard or not places:
+                gathered[name] = _gathered_by_shard(parts, shards, local)
+            else:  # row by row, straight to its place: a shard's rows together would be copied twice
+                flat = self._flat[name]
+                joined = np.concatenate([flat[shard][row] for shard, row in places])
+                gathered[name] = joined.reshape(len(index), *self._shapes[name])
         return CurveTable(topology=self._topology, **gathered)
 
-    def _gather(
-        self, parts: list[np.ndarray], sorted_rows: np.ndarray, bounds: np.ndarray, order: np.ndarray | None
-    ) -> np.ndarray:
-        """Rows of a sharded column: each shard's own in one copy, then put into the asked order."""
-        out = np.empty((len(sorted_rows), *parts[0].shape[1:]), dtype=parts[0].dtype)
-        if order is not None or len(sorted_rows) < len(parts) * _FEW_ROWS_A_SHARD:
-            # Row by row, straight to its place: a shard's rows together would be copied twice.
-            shards = np.searchsorted(self._offsets, sorted_rows, side="right") - 1
-            places = range(len(sorted_rows)) if order is None else order.tolist()
-            local = (sorted_rows - self._offsets[shards]).tolist()
-            for place, shard, row in zip(places, shards.tolist(), local, strict=True):
-                out[place] = parts[shard][row]
-            return out
-        for i, part in enumerate(parts):
-            lo, hi = bounds[i], bounds[i + 1]
-            if lo < hi:
-                # mode="clip": bounds were checked, and "raise" would copy through a buffer
-                part.take(sorted_rows[lo:hi] - self._offsets[i], axis=0, out=out[lo:hi], mode="clip")
-        return out
+
+def _gathered_by_shard(parts: list[np.ndarray], shards: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Rows ``local`` of parts ``shards`` (ascending), each shard's own in one copy."""
+    out = np.empty((len(local), *parts[0].shape[1:]), dtype=parts[0].dtype)
+    bounds = np.searchsorted(shards, np.arange(len(parts) + 1)).tolist()
+    for part, lo, hi in zip(parts, bounds[:-1], bounds[1:], strict=True):
+        if lo < hi:
+            # mode="clip": bounds were checked, and "raise" would copy through a buffer
+            part.take(local[lo:hi], axis=0, out=out[lo:hi], mode="clip")
+    return out
 
 
 __all__ = ["MANIFEST", "SCHEMA_VERSION", "CurveStore", "Manifest", "ShardInfo", "write_dataset"]
