@@ -24,10 +24,13 @@ def curves_progress(total: int, console: Console | None) -> Iterator[Callable[[i
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total, rate="", failed="")
+        first: int | None = None
 
         def update(done: int, failed: int) -> None:
+            nonlocal first
+            first = done if first is None else first  # of an earlier run: no speed of this one
             elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{done / elapsed:,.0f}/s" if elapsed > 0 else ""
+            rate = f"{(done - first) / elapsed:,.0f}/s" if elapsed > 0 and done > first else ""
             bar.update(task, completed=done, rate=rate, failed=f"{failed} failed" if failed else "")
 
         yield update

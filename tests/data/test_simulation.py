@@ -6,19 +6,23 @@ import csv
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from perfuse.data import simulate
+from perfuse.data import simulate, simulation
 from perfuse.data.locks import take_lock
 from perfuse.data.simulation import simulate_dataset
+from perfuse.data.simulation_target import target_for
 from perfuse.data.sources import open_source
 from perfuse.data.store import CurveStore
 from perfuse.data.table import CurveTable
@@ -47,10 +51,13 @@ def test_shards_do_not_depend_on_workers(reference: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_shards_do_not_depend_on_ray(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="ray is an extra")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    temporary = Path(tempfile.mkdtemp(prefix="pr-"))  # short: sockets lie there
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # an embedded Ray joins no other cluster
     made = simulate_dataset("T1", 700, 5, tmp_path / "ray", 150, ray="local")
     assert content(made.path) == content(reference)
     assert not ray.is_initialized()
+    temporary.rmdir()  # empty
 
 
 def test_curves_are_those_of_the_task(reference: Path) -> None:
@@ -96,8 +103,6 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_another_request_and_a_damaged_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from perfuse.data import simulation
-
     make = simulation.make_shard
 
     def stops_after_two(*arguments: object) -> object:
@@ -176,7 +181,77 @@ def test_too_many_failures_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     ):
         simulate_dataset("T2", 140, 3, tmp_path / "d", 64, max_failed=0.01)
     assert not (tmp_path / "d").exists()
+    with (tmp_path / ".d.simulating" / "failures.csv").open() as handle:
+        assert [row["curve_id"] for row in csv.DictReader(handle)] == ["T2-3-5", "T2-3-30"]
+    # Finished shards and their failures are kept: a larger fraction lets the same request end.
+    report = simulate_dataset("T2", 140, 3, tmp_path / "d", 64, max_failed=0.05)
+    assert report.n_continued == 1
+    assert report.n_curves == 138
     monkeypatch.undo()
+
+
+def test_other_versions_neither_continue_nor_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / ".d.simulating"
+    work.mkdir()
+    request = asdict(simulation.Request("T1", 10, 0, 64))
+    (work / "request.json").write_text(json.dumps(request | {"software": "perfuse 0.0.1"}))
+    with pytest.raises(InputError, match=r"request differs .*software perfuse 0\.0\.1 there"):
+        simulate_dataset("T1", 10, 0, tmp_path / "d", 64)
+    other = simulation.Request("T1", 10, 0, 64, software="perfuse 0.0.1")
+    with pytest.raises(PerfuseError, match=r"a worker has other versions .* than asked for \(perfuse 0\.0\.1\)"):
+        simulation.make_shard(other, target_for(tmp_path / "d"), 0)
+    (work / "request.json").write_text("")
+    with pytest.raises(InputError, match=r"request\.json cannot be read"):
+        simulate_dataset("T1", 10, 0, tmp_path / "d", 64)
+
+
+def test_an_error_keeps_its_line_between_processes() -> None:
+    error = InputError("fup", "is too large", value=3.0, allowed="(0, 1]", where="curve 5")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.field, again.exit_code) == (InputError, str(error), "fup", 2)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", "--ray is no address"), ("ray://host:99999", "--ray is no address"),
+        ("127.0.0.1:9", "cannot be reached"), ("ray://127.0.0.1:9", "cannot be reached"),
+    ],
+)  # fmt: skip
+def test_ray_addresses_that_lead_nowhere_are_refused_at_once(address: str, message: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is an extra")
+    began = time.monotonic()
+    with pytest.raises(PerfuseError, match=message):
+        simulate_dataset("T1", 10, 0, tmp_path / "d", ray=address)
+    assert time.monotonic() - began < 15
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"--ray needs the package ray.*perfuse\[cluster\]"):
+        simulate_dataset("T1", 10, 0, tmp_path / "d", ray="local")
+
+
+_MEASURED = """
+import sys
+from pathlib import Path
+from perfuse.data.simulation import simulate_dataset
+def rss_anon_mb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
+seen = []
+if __name__ == "__main__":
+    simulate_dataset("T1", 12_288, 0, sys.argv[1], 512, progress=lambda done, failed: seen.append(rss_anon_mb()))
+    print(max(seen[:7]), max(seen))
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_curves(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _MEASURED, str(tmp_path / "d")], capture_output=True, text=True,
+                          timeout=120, check=True)  # fmt: skip
+    early_mb, peak_mb = map(float, done.stdout.split())
+    # The other 18 shards hold 129 MB; kept, they would show.
+    assert peak_mb < early_mb + 30
 
 
 @pytest.mark.parametrize(
@@ -234,8 +309,6 @@ def test_a_url_holds_the_same_dataset(reference: Path, tmp_path: Path, monkeypat
 
 
 def test_a_url_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from perfuse.data import simulation
-
     url, make = (tmp_path / "far").as_uri(), simulation.make_shard
     monkeypatch.setattr(
         simulation, "make_shard", lambda r, t, i: make(r, t, i) if i < 2 else (_ for _ in ()).throw(PerfuseError("cut"))

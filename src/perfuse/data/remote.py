@@ -56,7 +56,8 @@ def reaching(url: str, verb: str) -> Iterator[None]:
     except PerfuseError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        told = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        reason = " ".join(str(told).split())[:300] or type(error).__name__
         raise PerfuseError(f"{url} cannot be {verb}: {reason}") from error
 
 
@@ -110,6 +111,12 @@ def fetch_dataset(url: str) -> Path:
     return folder
 
 
+def _is_absent(error: PerfuseError) -> bool:
+    """Whether a file is not there; over HTTP, a host that cannot be reached comes as "not found" too."""
+    cause = error.__cause__
+    return isinstance(cause, FileNotFoundError) and not isinstance(cause.__cause__, OSError)
+
+
 def _manifest_content(fs: Any, path: str, url: str) -> bytes:
     try:
         with reaching(url, "read"):
@@ -117,7 +124,7 @@ def _manifest_content(fs: Any, path: str, url: str) -> bytes:
             with fs.open(path, "rb") as handle:
                 content: bytes = handle.read(MAX_MANIFEST_BYTES + 1)
     except PerfuseError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if _is_absent(error):
             raise InputError(
                 "dataset", f"has no {MANIFEST}", value=url, hint="`perfuse simulate` makes datasets"
             ) from None
@@ -228,7 +235,7 @@ def _fetch_shard(fs: Any, source: str, target: Path, shard: ShardInfo, url: str)
                 return
             broken = None
         except PerfuseError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+            if _is_absent(error):
                 raise InputError("shard", "is missing", value=shard.file, where=url) from None
             broken = error
         finally:

@@ -99,7 +99,9 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
 def _check_reachable(address: str) -> None:
     """Refuse at once what Ray would try for a minute, with a page of warnings."""
     if address == "auto":
-        return
+        address = os.environ.get("RAY_ADDRESS", "auto")  # where Ray looks first
+        if address in ("auto", *EMBEDDED):
+            return
     found = _HOST_AND_PORT.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 2**16:
         raise InputError("--ray", "is no address", value=address, allowed="host:port, ray://host:port, auto, local")
@@ -118,6 +120,8 @@ def _own_signals() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:  # Ray's own handler, with a code of its own
+        raise SystemExit(128 + signal.SIGTERM) from None
     finally:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
