@@ -7,6 +7,7 @@ recently used folders that nobody else reads go first when room is needed.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -28,6 +29,12 @@ _TRIES = 2
 
 _in_use: dict[Path, IO[str]] = {}
 """Locks of the datasets that this process has fetched."""
+
+
+@atexit.register
+def _let_go() -> None:
+    for handle in _in_use.values():
+        handle.close()
 
 
 def file_system(url: str) -> tuple[Any, str]:
