@@ -5,13 +5,16 @@ Axis legend: B batch, N nodes, O reported organs, T times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from perfuse.pk.system import DoseEvents, SystemParameters
+
+DESCRIPTORS = ("ln_mw", "logp", "pka_acid_1", "pka_acid_2", "pka_base_1", "pka_base_2", "ln_clint_in_vitro")
+"""Columns of ``CurveBatch.descriptors``: ln g/mol, log10 octanol:water, pKa, ln uL/min/10^6 cells."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class CurveBatch:
         mask: ``(B, O, T)`` bool: the values that count (observed, t > 0, >= LOQ or censored).
         censored: ``(B, O, T)`` bool: known only to be below ``conc_mg_l`` (which then holds the LLOQ).
         loq_mg_l: Limit of quantification, mg/L, ``(B,)``.
+        descriptors: What is known of each molecule, ``(B, len(DESCRIPTORS))``; NaN where unknown or absent.
     """
 
     system: SystemParameters
@@ -37,6 +41,12 @@ class CurveBatch:
     mask: Tensor
     censored: Tensor
     loq_mg_l: Tensor
+    descriptors: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        if self.descriptors.numel() == 0:  # left out: nothing is known
+            unknown = self.time_h.new_full((self.time_h.shape[0], len(DESCRIPTORS)), torch.nan)
+            object.__setattr__(self, "descriptors", unknown)
 
     def __len__(self) -> int:
         return self.time_h.shape[0]
@@ -45,7 +55,7 @@ class CurveBatch:
         """The batch on another device."""
         moved: dict[str, Any] = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("time_h", "is_plasma", "conc_mg_l", "mask", "censored", "loq_mg_l")
+            for name in ("time_h", "is_plasma", "conc_mg_l", "mask", "censored", "loq_mg_l", "descriptors")
         }
         return replace(self, system=self.system.to(device), doses=self.doses.to(device), **moved)
 

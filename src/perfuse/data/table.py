@@ -22,6 +22,8 @@ from perfuse.pk.topology import Topology
 
 LOQ_FRACTION = 1e-5
 """Limit of quantification where none is stated: this fraction of dose / blood volume, per curve."""
+_LN_NO_CLINT = -9.0
+"""Stands for ln of an intrinsic clearance of 0: a thousandth of what assays can measure."""
 N_PKA = 2
 """Acidic, and basic, pKa values that a table keeps per drug: the most that matter at body pH."""
 
@@ -212,4 +214,13 @@ def to_batch(table: CurveTable) -> CurveBatch:
         mask=torch.as_tensor(scored),
         censored=torch.as_tensor(censored & scored),
         loq_mg_l=as_f64(table.loq_mg_l),
+        descriptors=as_f64(_descriptors(table)),
     )
+
+
+def _descriptors(table: CurveTable) -> np.ndarray:
+    """``(C, len(DESCRIPTORS))``, in that order."""
+    with np.errstate(divide="ignore"):
+        clint = np.log(table.clint_ul_min_million_cells)  # 0 becomes -inf: the enzymes were measured and found idle
+    clint = np.where(np.isneginf(clint), _LN_NO_CLINT, clint)
+    return np.column_stack((np.log(table.mw_g_mol), table.logp, table.pka_acid, table.pka_base, clint))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -37,18 +37,29 @@ class ParameterRole:
     start_fraction: float = 0.0
 
 
-def check_source_modelled(source: CurveSource, model: str, oral: bool) -> None:
+class Capabilities(Protocol):
+    """What a model class says of itself."""
+
+    models_oral: ClassVar[bool]
+    models_saturable: ClassVar[bool]
+    models_descriptors: ClassVar[bool]
+
+
+def check_source_modelled(source: CurveSource, model: str, can: type[Capabilities]) -> None:
     """Refuse data that a model would silently get wrong, before anything is trained (see ``check_modelled``).
 
     Raises:
         InputError: naming what is not modelled.
     """
-    if not oral and bool((source.column("dose_route") == ORAL).any()):
+    if not can.models_oral and bool((source.column("dose_route") == ORAL).any()):
         raise _not_modelled_oral(model)
-    if bool((source.column("vmax_mg_h") > 0).any()):
+    if not can.models_saturable and bool((source.column("vmax_mg_h") > 0).any()):
         raise _not_modelled_saturable(model)
-    if bool(np.isnan(source.column("kp")).any() or np.isnan(source.column("elimination_l_h")).any()):
-        raise _not_given(model)
+    if np.isnan(source.column("kp")).any() or np.isnan(source.column("elimination_l_h")).any():
+        if not can.models_descriptors:
+            raise _not_given(model)
+        if np.isnan(source.column("logp")).any() or np.isnan(source.column("mw_g_mol")).any():
+            raise _no_descriptors()
 
 
 def _not_modelled_oral(model: str) -> InputError:
@@ -57,26 +68,34 @@ def _not_modelled_oral(model: str) -> InputError:
 
 
 def _not_modelled_saturable(model: str) -> InputError:
-    return InputError("vmax_mg_h", f"is not modelled by {model}", hint="saturable kinetics need the solver")
+    return InputError("vmax_mg_h", f"is not modelled by {model}", hint="saturable kinetics need the solver or flux")
 
 
 def _not_given(model: str) -> InputError:
     return InputError("kp and clearances", f"are not given, and {model} needs them")
 
 
-def check_modelled(batch: CurveBatch, model: str, oral: bool) -> None:
+def _no_descriptors() -> InputError:
+    return InputError("logp and mw_g_mol", "are not given, nor are Kp and clearances",
+                      hint="a model needs the one or the other")  # fmt: skip
+
+
+def check_modelled(batch: CurveBatch, model: str, can: type[Capabilities]) -> None:
     """Refuse curves that a model would silently get wrong.
 
     Raises:
-        InputError: for doses by mouth (unless modelled), saturable pathways, or Kp and clearances that are not given.
+        InputError: for doses by mouth, saturable pathways, or Kp and clearances that are not given, unless modelled.
     """
     system = batch.system
-    if not oral and bool(batch.doses.is_oral.any()):
+    if not can.models_oral and bool(batch.doses.is_oral.any()):
         raise _not_modelled_oral(model)
-    if not system.is_linear:
+    if not can.models_saturable and not system.is_linear:
         raise _not_modelled_saturable(model)
     if bool(torch.isnan(system.kp).any() | torch.isnan(system.elimination_l_h).any()):
-        raise _not_given(model)
+        if not can.models_descriptors:
+            raise _not_given(model)
+        if bool(torch.isnan(batch.descriptors[:, :2]).any()):
+            raise _no_descriptors()
 
 
 class CurveModel(nn.Module, ABC):
@@ -89,6 +108,10 @@ class CurveModel(nn.Module, ABC):
     is_fitted: Tensor
     models_oral: ClassVar[bool] = False
     """Whether doses by mouth are modelled."""
+    models_saturable: ClassVar[bool] = False
+    """Whether saturable pathways are modelled."""
+    models_descriptors: ClassVar[bool] = False
+    """Whether curves whose Kp and clearances are not given are modelled, from descriptors of the molecule."""
 
     def __init__(self, topology: Topology) -> None:
         super().__init__()
@@ -121,7 +144,7 @@ class CurveModel(nn.Module, ABC):
             raise InputError(
                 "topology", "does not match the model", value=batch.system.topology.name, allowed=self.topology_name
             )
-        check_modelled(batch, type(self).__name__.lower(), self.models_oral)
+        check_modelled(batch, type(self).__name__.lower(), type(self))
         if not self.is_fitted:
             raise PerfuseError("the model has no normalisation statistics: fit or load it first")
         return self._predict(batch)

@@ -151,7 +151,7 @@ class _Session:
         )
         seed_generators(config.seed)
         model = build_model(config.model, source.topology)
-        check_source_modelled(source, config.model.name, model.models_oral)
+        check_source_modelled(source, config.model.name, type(model))
         if checkpoint is None:
             model.fit_normalisation(to_batch(source.take(_sample(self.split.train, config.seed))))
         model.to(self.fabric.device)
