@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+JOBS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo test lint types docs docs-check bench-quick clean
+.PHONY: help demo test lint types docs docs-check bench bench-quick bench-speed clean
 
 help:
 	@echo "make demo         install, simulate, train, evaluate, report (about 3 minutes on two cores)"
@@ -15,7 +16,9 @@ help:
 	@echo "make types        mypy"
 	@echo "make docs         build the documentation into site/"
 	@echo "make docs-check   run every command and example of README and docs"
-	@echo "make bench-quick  the speed comparison of benchmarks/, small"
+	@echo "make bench        the task suite; writes docs/benchmarks.md (about 70 minutes, JOBS=2 at a time; continues)"
+	@echo "make bench-quick  the same, small, without writing documentation (2-3 minutes)"
+	@echo "make bench-speed  the speed comparison of benchmarks/, small"
 	@echo "make clean        remove the environment and everything built"
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -47,7 +50,13 @@ docs: $(VENV)/.dev
 docs-check: $(VENV)/.dev
 	$(BIN)/python scripts/check_docs.py
 
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.suite --profile full --jobs $(JOBS) --docs
+
 bench-quick: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.suite --profile quick --jobs $(JOBS)
+
+bench-speed: $(VENV)/.dev
 	$(BIN)/python benchmarks/speed.py --quick
 
 clean:

@@ -28,8 +28,12 @@ from perfuse.config import (
     TrainingConfig,
     resolve,
 )
-from perfuse.data.table import CurveTable
+from perfuse.data.table import CurveTable, to_batch
 from perfuse.evaluation.evaluate import model_predictor
+from perfuse.evaluation.export import runner, write_model
+from perfuse.models.exported import BolusCurves, tensors_of
+from perfuse.models.flux import LoglinearRates
+from perfuse.pk.mechanistic import uniform_grid
 from perfuse.training.load import load_model
 from perfuse.training.run import train
 
@@ -133,6 +137,23 @@ def prediction_arm(name: str, folder: Path, table: CurveTable, threads: int, sec
     predict = model_predictor(load_model(folder).model)
     predict(table)
     return Arm(name, len(table), threads, lambda: rate(lambda: predict(table), len(table), seconds))
+
+
+def onnx_arm(name: str, folder: Path, table: CurveTable, threads: int, seconds: float) -> Arm:
+    """The same prediction by ONNX Runtime from the exported model."""
+    batch = to_batch(table)
+    grid = uniform_grid(batch.time_h)
+    loaded = load_model(folder).model
+    assert grid is not None
+    assert isinstance(loaded, LoglinearRates)
+    curves = BolusCurves(loaded, batch.system.topology, *grid, batch.time_h.shape[1]).eval()
+    path = folder / "model.onnx"
+    write_model(curves, tensors_of(batch), path, "onnx")
+    run = runner(path, "onnx", threads)
+    return Arm(
+        f"{name} in ONNX Runtime", len(table), threads,
+        lambda: rate(lambda: run(tensors_of(to_batch(table))), len(table), seconds),
+    )  # fmt: skip
 
 
 def plain_prediction_arm(loop: PlainLoop, batch_size: int, threads: int, seconds: float) -> Arm:

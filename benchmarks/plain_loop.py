@@ -182,7 +182,7 @@ class PlainLoop:
     ) -> None:
         torch.manual_seed(seed)
         self.data = PlainData(table)
-        self.network = PlainNetwork(self.data.n_times, hidden, gru)
+        self.network = self._network(hidden, gru)
         optimizer = OptimizerConfig()
         self.clip = optimizer.clip
         self.optimizer = torch.optim.AdamW(
@@ -190,6 +190,9 @@ class PlainLoop:
             weight_decay=optimizer.weight_decay, fused=True,
         )  # fmt: skip
         self.generator = np.random.default_rng(seed)
+
+    def _network(self, hidden: int, gru: str) -> nn.Module:
+        return PlainNetwork(self.data.n_times, hidden, gru)
 
     def loss(self, predicted_mg_l: Tensor, rows: Rows) -> Tensor:
         """Weighted mean squared error of ln C over t > 0 and values >= LOQ: Perfuse's `log_mse`."""

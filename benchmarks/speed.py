@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from benchmarks.arms import (
     Arm,
     EngineRun,
     default_batch_size,
+    onnx_arm,
     plain_prediction_arm,
     plain_training_arm,
     prediction_arm,
@@ -29,16 +31,20 @@ from benchmarks.arms import (
     training_arm,
 )
 from benchmarks.common import Spread, cores, machine, machine_line, markdown_table, write_results
+from benchmarks.limits import Machine, Step, growth_table, limits_table
 from benchmarks.ode_reference import SOLVERS, OdeReference
 from benchmarks.plain_loop import BATCH_SIZES, PlainLoop, PlainSetting, scan
 from perfuse.data.simulate import simulate_task
+from perfuse.data.table import to_batch
 
 MODELS = ("flux", "loglinear-rates", "recurrent", "lstm", "mlp")
 SMALL_BATCH = 8
 PREDICTION_BATCH = 512
 """``perfuse evaluate``'s own."""
-TRAINING_TARGETS = {"flux": 300.0, "recurrent": 60.0}
-PREDICTION_TARGETS = {"flux": 100.0}
+TRAINING_TARGETS = {"flux": 500.0, "recurrent": 100.0}
+PREDICTION_TARGETS = {"flux": 250.0}
+LARGEST_OVERHEAD = 0.30
+"""Of the network over the propagator that it shares with `loglinear-rates`, in prediction."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,16 @@ class Settings:
     scan_s: float = 1.0
     threads: int = 2
     prediction_batch: int = PREDICTION_BATCH
+    growth_batches: tuple[int, ...] = (8, 32, 128, 512, 2048)
+    growth_times: tuple[int, ...] = (25, 100, 400)
+    usual_batch: int = 256
+    onnx: bool = True
     seed: int = 0
 
 
 QUICK = Settings(
     small_batch_models=("flux", "recurrent"), curves=1024, rounds=2, turn_s=0.3, warm_s=0.7, solver_s=0.3,
-    scan_batch_sizes=(8, 64), scan_s=0.2,
+    scan_batch_sizes=(8, 64), scan_s=0.2, growth_batches=(8, 128, 512),
 )  # fmt: skip
 
 
@@ -149,6 +159,8 @@ def prediction_rows(
             if run.model in PREDICTION_TARGETS:
                 targets[len(arms)] = PREDICTION_TARGETS[run.model]
             arms.append(prediction_arm(run.model, run.folder, table, threads, s.solver_s / 2))
+        if s.onnx and run.model == "flux" and find_spec("onnxruntime") and find_spec("onnxscript"):
+            arms.append(onnx_arm(run.model, run.folder, table, s.threads, s.solver_s / 2))
     references = {"solve_ivp LSODA (the faster way)": lsoda, "odeint": odeint}
     return with_ratios(arms, measured(arms, s.rounds, "prediction"), references, targets)
 
@@ -165,6 +177,26 @@ def rows_table(rows: Sequence[Row], what: str) -> str:
     ]  # fmt: skip
     header = (what, "batch", "threads", "curves/s", *(f"x {name}" for name in references), "target")
     return markdown_table(header, lines)
+
+
+def overhead(rows: Sequence[Row]) -> list[float] | None:
+    """What the network adds to the time of `loglinear-rates`, per round, at the same threads; None without both."""
+    rates = {(row.name, row.threads): row.curves_per_s for row in rows}
+    threads = max(row.threads for row in rows)
+    bare, full = rates.get(("loglinear-rates", threads)), rates.get(("flux", threads))
+    return [a / b - 1 for a, b in zip(bare, full, strict=True)] if bare and full else None
+
+
+def overhead_line(added: list[float] | None) -> str:
+    """In words, with the target."""
+    if added is None:
+        return ""
+    median = Spread.of(added).median
+    met = "met" if median <= LARGEST_OVERHEAD else "MISSED"
+    return (
+        f"The network adds {median:.0%} ({min(added):.0%} to {max(added):.0%}) to the time that `loglinear-rates`, the "
+        f"same propagator without a network, takes to predict (<= {LARGEST_OVERHEAD:.0%}: {met})."
+    )
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
@@ -192,6 +224,12 @@ def compare(s: Settings, work: Path) -> tuple[str, dict[str, object]]:
     print("runs warmed up", file=sys.stderr, flush=True)
     training = training_rows(s, runs, loop, plain)
     prediction = prediction_rows(s, runs, loop, plain, OdeReference(table))
+    added = overhead(prediction)
+    torch.set_num_threads(s.threads)
+    limits, limit_facts = limits_table(
+        Machine.measured(s.scan_s), Step(to_batch(table.take(range(s.usual_batch)))), s.scan_s
+    )
+    growth, growth_facts = growth_table(s.threads, s.scan_s / 2, s.growth_batches, s.growth_times, usual=s.usual_batch)
     scanned = markdown_table(
         ("plain loop, batch", "faster with threads", "training curves/s"),
         [(str(p.batch_size), str(p.threads), f"{p.curves_per_s:.1f}") for p in plain],
@@ -200,13 +238,15 @@ def compare(s: Settings, work: Path) -> tuple[str, dict[str, object]]:
     text = (
         f"# Speed on task T1\n\n{machine_line(facts)}\nMedian (least-greatest) of {s.rounds} interleaved rounds; "
         f"ratios within rounds.\n\n## Training\n\n{rows_table(training, 'training')}\n\n## Prediction\n\n"
-        f"{rows_table(prediction, 'prediction')}\n\n## The plain loop over batch sizes\n\n{scanned}\n\n"
+        f"{rows_table(prediction, 'prediction')}\n\n{overhead_line(added)}\n\n## The machine's limits\n\n{limits}\n\n"
+        f"## How it grows\n\n{growth}\n\n## The plain loop over batch sizes\n\n{scanned}\n\n"
         f"Building graphs is {share:.1%} of its step at batch {SMALL_BATCH}."
     )
     result: dict[str, object] = {
         "machine": facts, "settings": asdict(s), "training": [asdict(r) for r in training],
         "prediction": [asdict(r) for r in prediction], "plain_scan": [asdict(p) for p in plain],
-        "plain_graph_share": share, "missed": missed([*training, *prediction]),
+        "plain_graph_share": share, "network_overhead": added, "limits": limit_facts, "growth": growth_facts,
+        "missed": [*missed([*training, *prediction]), *(line for line in [overhead_line(added)] if "MISSED" in line)],
     }  # fmt: skip
     return text, result
 

@@ -14,7 +14,7 @@ import perfuse
 PACKAGE = Path(perfuse.__file__).parent
 LAYERS = ("pk", "data", "models", "training", "evaluation", "cli")
 """From the bottom up; a layer imports itself and those before it."""
-CLI_MODULES = ("cli", "cli_options", "cli_progress", "convert", "demo", "info", "__main__")
+CLI_MODULES = ("cli", "cli_options", "cli_export", "cli_progress", "cli_solver", "convert", "demo", "info", "__main__")
 FREE = ("errors", "files", "config")
 """Importable by every layer; from the bottom up among themselves."""
 HEAVY = ("torch", "lightning_fabric", "polars", "plotly", "pyarrow", "scipy", "numpy", "pydantic", "pint", "jinja2")

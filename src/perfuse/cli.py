@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from perfuse import __version__
+from perfuse.cli_export import export
 from perfuse.cli_options import (
+    Flag,
     TrainOptions,
     WholeNumber,
     build_config,
+    local_copy,
     location,
     parse_times,
     simulation_options,
 )
+from perfuse.cli_solver import nca, solve
 from perfuse.errors import InputError, PerfuseError
 
 if TYPE_CHECKING:
@@ -36,7 +40,6 @@ TaskName = Literal["T1", "T2", "T3", "T4", "T5", "T5-children", "T5-rat", "T5-wi
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _FILE_WIDTH = 120
-_Flag = Parameter(negative="")
 
 app = App(
     name="perfuse",
@@ -86,7 +89,7 @@ def simulate(
     workers: WholeNumber = None,
     ray: str | None = None,
     max_failed: float | None = None,
-    quiet: Annotated[bool, _Flag] = False,
+    quiet: Annotated[bool, Flag] = False,
 ) -> None:
     """Simulate curves of the task suite by the mechanistic solver; a run that was killed continues where it was.
 
@@ -130,88 +133,8 @@ def simulate(
         print("\n".join(report.lines()))
 
 
-@app.command
-def solve(
-    study: Path,
-    /,
-    *,
-    out: Path | None = None,
-    sbml: Annotated[bool, _Flag] = False,
-    quiet: Annotated[bool, _Flag] = False,
-) -> None:
-    """Solve a study (drug, people, regimen in one TOML file) with the mechanistic model.
-
-    Args:
-        study: Study .toml.
-        out: New folder for curves.csv, exposure.csv, parameters.csv and, where there is such, intervals.csv (of a
-            population) and sensitivity.csv.
-        sbml: Also write model.sbml of the first person (needs the extra "export").
-        quiet: Print nothing.
-    """
-    from perfuse.data.study import read_study
-    from perfuse.evaluation.solve import check_out, solve_study, summary_lines, write_solved
-
-    if sbml and out is None:
-        raise InputError("--sbml", "needs --out")
-    if out is not None:
-        check_out(out)
-    solved = solve_study(read_study(study))
-    files = write_solved(solved, out, sbml) if out else []
-    if not quiet:
-        print("\n".join([*summary_lines(solved), *(f"wrote {file}" for file in files)]))
-
-
-@app.command
-def nca(
-    source: str,
-    /,
-    *,
-    out: Path,
-    organ: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
-    rules: Literal["pknca", "winnonlin"] = "pknca",
-    auc_method: Literal["linear", "lin-up/log-down", "lin-log"] | None = None,
-    blq: str | None = None,
-    min_adjusted_r2: float | None = None,
-    min_span_ratio: float | None = None,
-    max_extrapolated_fraction: float | None = None,
-    loq_mg_l: float | None = None,
-    tau_h: float | None = None,
-    dose_mg: float | None = None,
-    duration_h: float | None = None,
-    route: Literal["iv_bolus", "iv_infusion", "oral"] | None = None,
-    force: Annotated[bool, _Flag] = False,
-    quiet: Annotated[bool, _Flag] = False,
-) -> None:
-    """Exposure of curves by non-compartmental analysis: Cmax, AUC, half-life, CL, Vss, ...; one row a curve and organ.
-
-    Args:
-        source: Dataset folder, origin .npz, tidy table, measured human CSV, or the output of perfuse predict.
-        out: New .csv or .parquet file.
-        organ: Only this organ; may be repeated. (Default all.)
-        rules: Named set of rules.
-        auc_method: Trapezoids, instead of the set's.
-        blq: Rule for values below the limit: pknca, M1, M5, M6 or M7.
-        min_adjusted_r2: Least adjusted R2 of a terminal slope.
-        min_span_ratio: Least time span of a terminal slope, in half-lives.
-        max_extrapolated_fraction: Largest extrapolated share of AUC_inf.
-        loq_mg_l: Limit of quantification, mg/L, instead of the data's.
-        tau_h: Dosing interval, h, of the last dose of a curve with several.
-        dose_mg: Dose, mg (predictions only).
-        duration_h: Infusion duration, h (predictions only).
-        route: Route (predictions only).
-        force: Replace OUT if it exists.
-        quiet: Print nothing.
-    """
-    from perfuse.evaluation.nca_file import nca_file
-
-    report = nca_file(
-        _local(source), out, organs=tuple(organ or ()), rules=rules, auc_method=auc_method, blq=blq,
-        min_adjusted_r2=min_adjusted_r2, min_span_ratio=min_span_ratio,
-        max_extrapolated_fraction=max_extrapolated_fraction, loq_mg_l=loq_mg_l, tau_h=tau_h, dose_mg=dose_mg,
-        duration_h=duration_h, route=route, force=force,
-    )  # fmt: skip
-    if not quiet:
-        print("\n".join(report.lines()))
+app.command(solve)
+app.command(nca)
 
 
 @app.command
@@ -221,9 +144,9 @@ def train(
     *,
     out: Path | None = None,
     config: Path | None = None,
-    resume: Annotated[bool, _Flag] = False,
-    print_config: Annotated[bool, _Flag] = False,
-    quiet: Annotated[bool, _Flag] = False,
+    resume: Annotated[bool, Flag] = False,
+    print_config: Annotated[bool, Flag] = False,
+    quiet: Annotated[bool, Flag] = False,
     options: TrainOptions = TrainOptions(),  # noqa: B008 (frozen; cyclopts reads its fields)
 ) -> None:
     """Train a model on a dataset folder, an origin .npz or a tidy table; flags override the TOML file.
@@ -258,17 +181,9 @@ def train(
             f"{result.n_train} curves; best validation loss {result.best_val_loss:.4g} in epoch {result.best_epoch}"
             + (f", last validation GMFE {gmfe:.4f}" if gmfe else "")
         )
-        print(f"run: {out}\nnext: perfuse evaluate {shlex.quote(str(out))} {shlex.quote(data)}")
-
-
-def _local(text: str) -> Path:
-    """A path, or the local copy of the dataset at a URL."""
-    place = location(text)
-    if isinstance(place, Path):
-        return place
-    from perfuse.data.remote import fetch_dataset
-
-    return fetch_dataset(place)
+        names = f"{shlex.quote(str(out))} {shlex.quote(data)}"
+        calibrate_first = f"perfuse calibrate {names} && " if result.n_calibration else ""
+        print(f"run: {out}\nnext: {calibrate_first}perfuse evaluate {names}")
 
 
 def _absolute(data: str) -> str:
@@ -297,7 +212,7 @@ def evaluate(
     device: Literal["cpu", "cuda"] = "cpu",
     batch_size: int = 512,
     details: bool = True,
-    quiet: Annotated[bool, _Flag] = False,
+    quiet: Annotated[bool, Flag] = False,
 ) -> None:
     """Judge a run beside trivial baselines on curves that it has not seen.
 
@@ -318,12 +233,40 @@ def evaluate(
     from perfuse.evaluation.table import print_evaluation
 
     result = evaluate_run(
-        run, _local(data), out, against=against or (), batch_size=batch_size, device=device, baselines=baselines
+        run, local_copy(data), out, against=against or (), batch_size=batch_size, device=device, baselines=baselines
     )
     if json_file:
         write_json(result, json_file)
     if not quiet:
         print_evaluation(result, _console(), details=details)
+
+
+@app.command
+def calibrate(
+    run: Path,
+    data: str,
+    /,
+    *,
+    allow_few: Annotated[bool, Flag] = False,
+    seed: WholeNumber = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    quiet: Annotated[bool, Flag] = False,
+) -> None:
+    """Give a finished run's predictions 90 % intervals, calibrated on drugs it was not trained or selected on.
+
+    Args:
+        run: Run or checkpoint folder; the calibration is kept beside the checkpoint.
+        data: Dataset folder or URL, origin .npz or tidy table; of the run's own data, its calibration split counts.
+        allow_few: Calibrate on fewer than 500 drugs; the intervals are called uncertain then.
+        seed: Says which drugs the scale of the errors is fitted on. (Default the run's.)
+        device: Where to compute.
+        quiet: Print nothing.
+    """
+    from perfuse.evaluation.calibrate import calibrate_run
+
+    report = calibrate_run(run, local_copy(data), allow_few=allow_few, device=device, seed=seed)
+    if not quiet:
+        print("\n".join(report.lines()))
 
 
 @app.command
@@ -339,8 +282,8 @@ def predict(
     body_weight_kg: float | None = None,
     matrix: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
-    force: Annotated[bool, _Flag] = False,
-    quiet: Annotated[bool, _Flag] = False,
+    force: Annotated[bool, Flag] = False,
+    quiet: Annotated[bool, Flag] = False,
 ) -> None:
     """Predict organ concentrations, mg/L, for a drug (TOML) or a table of drugs x doses (CSV).
 
@@ -379,6 +322,9 @@ def report(run: Path, /) -> None:
     print(build_report(run))
 
 
+app.command(export)
+
+
 @app.command(name="info")
 def info_command(path: str, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
     """Show what a checkpoint, run, dataset or file is, without running anything from it.
@@ -389,7 +335,7 @@ def info_command(path: str, /, *, as_json: Annotated[bool, Parameter(name="--jso
     """
     from perfuse import info
 
-    facts = info.describe(_local(path))
+    facts = info.describe(local_copy(path))
     print(info.to_json(facts) if as_json else "\n".join(info.lines(facts)))
 
 
@@ -423,7 +369,13 @@ def convert_command(
     from perfuse.convert import convert
 
     done = convert(
-        _local(source), out, source_format=source_format, out_format=out_format, nonmem=nonmem, drug=drug, curve=curve
+        local_copy(source),
+        out,
+        source_format=source_format,
+        out_format=out_format,
+        nonmem=nonmem,
+        drug=drug,
+        curve=curve,
     )
     print(f"{done} curve{'s' if done != 1 else ''}: {out}")
 

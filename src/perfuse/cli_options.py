@@ -25,6 +25,7 @@ FLAG_KEYS: dict[str, str] = {
     "split": "split.kind",
     "validation_fraction": "split.validation_fraction",
     "test_fraction": "split.test_fraction",
+    "calibration_fraction": "split.calibration_fraction",
     "loss": "loss.kind",
     "censored": "loss.censored",
     "lr": "optimizer.lr",
@@ -60,6 +61,8 @@ def whole_number(_type: object, tokens: Sequence[Token]) -> int:
 
 
 WholeNumber = Annotated[int | None, Parameter(converter=whole_number)]
+Flag = Parameter(negative="")
+"""A switch without its --no- form."""
 
 
 @Parameter(name="*")
@@ -105,6 +108,8 @@ class TrainOptions:
     """Share of compounds (or groups) for validation."""
     test_fraction: float | None = None
     """Share of compounds (or groups) kept for testing."""
+    calibration_fraction: float | None = None
+    """Share of compounds (or groups) kept for perfuse calibrate; 0 keeps none."""
     max_minutes: float | None = None
     """Wall-clock budget; the number of steps is fixed from it once."""
     early_stopping: WholeNumber = None
@@ -260,6 +265,16 @@ class SimulationOptions:
 def location(text: str) -> str | Path:
     """A path, or an fsspec URL as it stands (a Path would lose one of its slashes)."""
     return text if "://" in text else Path(text)
+
+
+def local_copy(text: str) -> Path:
+    """A path, or the local copy of the dataset at a URL."""
+    place = location(text)
+    if isinstance(place, Path):
+        return place
+    from perfuse.data.remote import fetch_dataset
+
+    return fetch_dataset(place)
 
 
 def simulation_options(flags: dict[str, int | float | str | None], config_path: Path | None) -> SimulationOptions:

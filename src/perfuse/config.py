@@ -32,12 +32,29 @@ class FluxConfig(_Frozen):
     layers: int = Field(2, ge=1, le=8)
     """Message-passing layers."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    drug_hidden: int = Field(128, ge=4, le=1024)
+    """Width of the messages from the drug to tissues (used where Kp and clearances are not given)."""
+    start: Literal["gauss-newton", "zero"] = "gauss-newton"
+    """How exponents find their place: by Gauss-Newton on a sample of training curves before the first step, or by
+    gradient descent from zero."""
+    state_dependent: bool = True
+    """Saturable pathways as edges whose rate depends on the amount; off, as a fixed rate per curve."""
+    conserve: bool = True
+    """Off (an ablation): what arrives at a node need not be what left the other."""
+    messages: bool = True
+    """Off (an ablation): no messages, neither along blood flow nor from the drug; a rate sees its own ends alone."""
+    log_features: bool = True
+    """Off (an ablation): features are the quantities themselves, standardised, in place of their logs."""
 
 
 class LoglinearRatesConfig(_Frozen):
     """Flux with one exponent per feature and no network: the baseline flux must be held against."""
 
     name: Literal["loglinear-rates"] = "loglinear-rates"
+    start: Literal["gauss-newton", "zero"] = "gauss-newton"
+    """As for ``flux``."""
+    state_dependent: bool = False
+    """As for ``flux``; off, one rate per curve: then the model is one exponent per feature throughout."""
 
 
 class RecurrentConfig(_Frozen):
@@ -46,7 +63,7 @@ class RecurrentConfig(_Frozen):
     name: Literal["recurrent"] = "recurrent"
     hidden: int = Field(64, ge=4, le=1024)
     layers: int = Field(1, ge=1, le=8)
-    steps: int = Field(6, ge=1, le=1000)
+    steps: int = Field(3, ge=1, le=1000)
     """Recurrent steps across the time range; each decodes ``knots / steps`` times."""
     heads: int = Field(4, ge=1, le=64)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -100,11 +117,13 @@ class SplitConfig(_Frozen):
     kind: Literal["compound", "group", "scaffold", "random"] = "compound"
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(0.1, ge=0, lt=1)
+    calibration_fraction: float = Field(0.0, ge=0, lt=1)
+    """Kept for calibrating intervals (``perfuse calibrate``): neither trained, selected nor judged on."""
 
     @model_validator(mode="after")
     def _leaves_training(self) -> SplitConfig:
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must be below 1")
+        if self.validation_fraction + self.test_fraction + self.calibration_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction + calibration_fraction must be below 1")
         return self
 
 
@@ -188,9 +207,9 @@ class RunConfig(_Frozen):
 # Defaults that depend on the model: learning rate, curves per batch, epochs, and the steps that a small data set gets
 # at least.
 _MODEL_DEFAULTS: dict[str, tuple[float, int, int, int]] = {
-    "flux": (1e-2, 256, 50, 2000),
+    "flux": (1e-2, 64, 50, 2000),
     "loglinear-rates": (3e-2, 256, 50, 1000),
-    "recurrent": (8e-3, 128, 20, 1000),
+    "recurrent": (1e-2, 64, 20, 1000),
     "lstm": (6e-3, 128, 50, 1000),
     "mlp": (5e-3, 128, 100, 2000),
 }

@@ -189,6 +189,23 @@ def _checkpoint(path: Path) -> Facts:
         found = {k: v for k, v in _safetensors(file).items() if k not in ("kind", "path")}
         intact = isinstance(hashes, dict) and hashes.get(name) == _sha256(file)
         facts[name] = found | {"sha256": "as in state.json" if intact else "NOT the one in state.json"}
+    facts["calibration"] = _calibration(path, hashes)
+    return facts
+
+
+def _calibration(path: Path, hashes: object) -> Facts | str:
+    """What intervals the checkpoint carries, and whether they belong to its weights."""
+    file = path / "calibration.json"
+    if not file.is_file():
+        return "none: predictions have no interval"
+    record = _json(file)
+    shown = ("levels", "n_drugs", "n_curves", "n_values", "data_path", "data_sha256", "code_version")
+    facts = {key: record[key] for key in shown if key in record}
+    belongs = isinstance(hashes, dict) and record.get("model_sha256") == hashes.get("model.safetensors")
+    tensors = path / "calibration.safetensors"
+    intact = tensors.is_file() and record.get("calibration_sha256") == _sha256(tensors)
+    facts["weights"] = "these" if belongs else "OTHERS than this checkpoint's"
+    facts["sha256"] = "as in calibration.json" if intact else "NOT the one in calibration.json"
     return facts
 
 
@@ -224,7 +241,7 @@ def _run(path: Path) -> Facts:
     for name in ("best", "last"):
         if (path / name / "state.json").is_file():
             found = _checkpoint(path / name)
-            facts[name] = {key: found[key] for key in ("progress", "model.safetensors") if key in found}
+            facts[name] = {key: found[key] for key in ("progress", "model.safetensors", "calibration") if key in found}
     facts["report"] = str(path / "report.html") if (path / "report.html").is_file() else "none yet"
     return facts
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.integrate import ODEintWarning
 
-from benchmarks import accuracy, arms, ode_reference, plain_loop, speed
+from benchmarks import accuracy, arms, ode_reference, plain_loop, profile_flux, speed
 from benchmarks.common import Spread, number, rate
 from perfuse import cli
 from perfuse.config import LossConfig
@@ -140,6 +140,32 @@ def test_ratios_are_taken_within_rounds_against_the_fastest_reference() -> None:
     )
 
 
+def test_the_networks_overhead_is_over_the_same_threads() -> None:
+    def row(name: str, threads: int, *per_s: float) -> speed.Row:
+        return speed.Row(name, 8, threads, list(per_s), {}, None)
+
+    rows = [row("flux", 1, 1.0), row("flux", 2, 80.0, 100.0), row("loglinear-rates", 2, 100.0, 110.0)]
+    added = speed.overhead(rows)
+    assert added == pytest.approx([0.25, 0.1])
+    assert "adds 18% (10% to 25%)" in speed.overhead_line(added)
+    assert "<= 30%: met" in speed.overhead_line(added)
+    assert "MISSED" in speed.overhead_line([0.5])
+    assert speed.overhead(rows[:2]) is None
+
+
+def test_operations_are_sorted_by_kind() -> None:
+    entries = {
+        "aten::_linalg_eigh": "decompositions", "aten::bmm": "matrix products", "aten::addmm": "matrix products",
+        "aten::exp_": "exponentials, logs, SiLU", "aten::silu_backward": "exponentials, logs, SiLU",
+        "aten::add_": "elementwise, sums, copies", "aten::index_select": "gathers and scatters",
+        "Optimizer.step#AdamW.step": "optimiser and gradient norm", "_BolusModesBackward": profile_flux.REST,
+        "aten::as_strided": profile_flux.REST,
+    }  # fmt: skip
+    assert {name: profile_flux.kind_of(name) for name in entries} == entries
+    found = profile_flux.shares([("aten::bmm", 3.0), ("aten::as_strided", 1.0)])
+    assert (found["matrix products"], found[profile_flux.REST]) == (0.75, 0.25)
+
+
 def test_arms_take_turns_and_set_their_threads() -> None:
     seen: list[tuple[str, int]] = []
 
@@ -159,7 +185,8 @@ def test_arms_take_turns_and_set_their_threads() -> None:
 def test_speed_runs_on_tiny_settings(tmp_path: Path) -> None:
     tiny = speed.Settings(
         models=("flux",), small_batch_models=("flux",), curves=160, rounds=1, turn_s=0.05, warm_s=0.0, solver_s=0.0,
-        scan_batch_sizes=(2,), scan_s=0.0, threads=1, prediction_batch=16,
+        scan_batch_sizes=(2,), scan_s=0.0, threads=1, prediction_batch=16, growth_batches=(4,), growth_times=(5,),
+        usual_batch=8, onnx=False,
     )  # fmt: skip
     text, result = speed.compare(tiny, tmp_path)
     training, prediction = result["training"], result["prediction"]
@@ -170,6 +197,11 @@ def test_speed_runs_on_tiny_settings(tmp_path: Path) -> None:
     assert all(per_s > 0 for row in [*training, *prediction] for per_s in row["curves_per_s"])
     assert training[0]["ratios"]["plain loop at batch 2"] == [1.0]
     assert "## Prediction" in text
+    assert result["network_overhead"] is None, "loglinear-rates was not measured"
+    assert [row["what"] for row in result["limits"]] == ["prediction", "training step"]  # type: ignore[union-attr]
+    assert all(row["share"] > 0 and row["float32_kflop_per_curve"] > 0 for row in result["limits"])  # type: ignore[union-attr]
+    cases = [row["case"] for row in result["growth"]]  # type: ignore[union-attr]
+    assert cases[:3] == ["batch 4", "5 times, batch 8", "1 threads, batch 8"]
     json.dumps(result, allow_nan=False)
 
 
@@ -204,7 +236,7 @@ def test_a_failed_command_stops_the_benchmark(tmp_path: Path) -> None:
         accuracy.perfuse("evaluate", tmp_path / "no-run", tmp_path)
 
 
-@pytest.mark.parametrize("script", ["plain_loop", "ode_reference", "speed", "accuracy"])
+@pytest.mark.parametrize("script", ["plain_loop", "ode_reference", "speed", "accuracy", "profile_flux"])
 def test_scripts_answer_help(script: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"], capture_output=True, text=True

@@ -54,9 +54,9 @@ def test_the_run_folder(chain: Path) -> None:
         p.name for p in out.iterdir()
     }
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 151))
+    assert [line["epoch"] for line in lines] == list(range(151))  # 0 is what Gauss-Newton found
     assert {"step", "train_loss", "val_loss", "lr", "grad_norm", "train_curves_per_s", "time_s"} <= set(lines[0])
-    assert lines[-1]["val_loss"] < lines[0]["val_loss"]
+    assert min(line["val_loss"] for line in lines) < 1e-4
 
 
 def test_the_stored_configuration_is_a_configuration(chain: Path) -> None:
@@ -71,7 +71,7 @@ def test_metrics(chain: Path) -> None:
     assert metrics["n_curves"] == 6  # a tenth of 60 compounds
     assert set(metrics["per_organ"]) == set(ORGANS)
     assert set(metrics["exposure"]) == {"cmax", "auc", "half_life"}
-    assert metrics["gmfe"] < 1.5
+    assert metrics["gmfe"] < 1.01  # people of 40-120 kg are log-linear in their physiology
     assert {"mean-curve", "5-nearest", "log-linear"} <= set(metrics["baselines"])
     assert metrics["beats_baselines"] == all(
         metrics["gmfe"] < metrics["baselines"][name]["gmfe"] for name in ("mean-curve", "5-nearest", "log-linear")

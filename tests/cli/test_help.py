@@ -15,7 +15,20 @@ from perfuse.cli import app, run
 from perfuse.cli_options import FLAG_KEYS, TrainOptions, build_config, flag_of
 from perfuse.config import MODEL_CONFIGS, RunConfig, resolve
 
-COMMANDS = ("demo", "simulate", "solve", "nca", "train", "evaluate", "predict", "report", "info", "convert")
+COMMANDS = (
+    "demo",
+    "simulate",
+    "solve",
+    "nca",
+    "train",
+    "calibrate",
+    "evaluate",
+    "predict",
+    "report",
+    "export",
+    "info",
+    "convert",
+)
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 

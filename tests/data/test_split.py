@@ -143,3 +143,27 @@ def test_enantiomers_and_spellings_stay_together() -> None:
     unit = curve_units(names, np.asarray(list("uvwxyz")))
     assert len(set(unit[:3])) == 1
     assert len(set(unit)) == 4
+
+
+def test_a_calibration_part_is_taken_from_training_alone(table: CurveTable) -> None:
+    plain = split_curves(table, SplitConfig(), 1)
+    kept = split_curves(table, SplitConfig(calibration_fraction=0.25), 1)
+    assert list(plain.parts()) == ["train", "validation", "test"] and len(plain.calibration) == 0
+    assert np.array_equal(plain.validation, kept.validation) and np.array_equal(plain.test, kept.test)
+    assert len(kept.calibration) == 15 and set(kept.calibration) < set(plain.train)
+    assert sorted(np.concatenate(list(kept.parts().values())).tolist()) == list(range(60))
+
+
+def test_a_calibration_part_that_shares_a_compound_is_refused(table: CurveTable) -> None:
+    split = split_curves(table, SplitConfig(calibration_fraction=0.2), 1)
+    names = table.compound_id.copy()
+    names[split.calibration[0]] = names[split.train[0]]
+    with pytest.raises(InputError, match="one compound into two parts, train and calibration"):
+        check_leakage(replace(table, compound_id=names), split)
+
+
+def test_a_calibration_part_that_leaves_no_training_is_refused(table: CurveTable) -> None:
+    with pytest.raises(InputError, match="got 3 compounds.*lower .* or split.calibration_fraction|>= 4 compounds"):
+        split_curves(table.take([0, 1, 2]), SplitConfig(calibration_fraction=0.2), 0)
+    with pytest.raises(ValueError, match="calibration_fraction must be below 1"):
+        SplitConfig(validation_fraction=0.4, test_fraction=0.4, calibration_fraction=0.3)

@@ -10,10 +10,15 @@ from perfuse.data.drug_file import read_drug_file
 from perfuse.errors import InputError, PerfuseError
 from perfuse.evaluation.predict import predict_file
 from perfuse.evaluation.runs import open_run
-from perfuse.evaluation.training_range import TrainingRange, training_range
+from perfuse.evaluation.training_distance import training_distance
+from perfuse.training.distance import TrainingDistance
+from perfuse.training.distance_file import DISTANCE_FILE
 
 DRUG = 'name = "x"\nmw_g_mol = 300.0\nlogp = 2.0\nfup = 0.3\nclint_ul_min_million_cells = 10.0\n'
-COLUMNS = ["curve_id", "drug", "organ", "matrix", "time_h", "conc_mg_l", "outside_training"]
+COLUMNS = [
+    "curve_id", "drug", "organ", "matrix", "time_h", "conc_mg_l", "lower_90", "upper_90", "outside_training",
+    "training_distance_percentile",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -68,13 +73,13 @@ def test_inputs_outside_the_training_range_are_flagged(rates_run: Path, tmp_path
 
 
 def test_training_range_in_numbers(rates_run: Path, t1_table: object) -> None:
-    known = training_range(open_run(rates_run))
-    assert isinstance(known, TrainingRange)
+    known = training_distance(open_run(rates_run))
+    assert isinstance(known, TrainingDistance)
     table = t1_table.take([0, 1])  # type: ignore[attr-defined]
-    assert known.outside(table) == ["", ""]
+    assert known.outside_range(known.measure(table)) == ["", ""]
     at = known.names.index("cl_hepatic_l_h")
     table.elimination_l_h[1, 0] = np.exp(known.mean[at] + 4.5 * known.sd[at])
-    assert known.outside(table) == ["", "cl_hepatic_l_h (4.5 sd)"]
+    assert known.outside_range(known.measure(table)) == ["", "cl_hepatic_l_h (4.5 sd)"]
 
 
 def test_the_range_outlives_the_training_data(run_maker: object, t1_table: object, tmp_path: Path, drug: Path) -> None:
@@ -91,8 +96,10 @@ def test_the_range_outlives_the_training_data(run_maker: object, t1_table: objec
     predict_file(run, drug, tmp_path / "b.csv")
     data.rename(tmp_path / "moved")
     assert predict_file(run, drug, tmp_path / "c.csv").caveat == ""
-    (run / "baselines" / "training_range.json").write_text("{}")
-    assert predict_file(run, drug, tmp_path / "d.csv").caveat
+    (run / DISTANCE_FILE).write_text("{}")
+    with pytest.raises(InputError, match=f"{DISTANCE_FILE} is damaged"):
+        predict_file(run, drug, tmp_path / "d.csv")
+    assert not (tmp_path / "d.csv").exists()
 
 
 def test_an_existing_file_is_kept_unless_forced(rates_run: Path, drug: Path, tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def edited(run: Path, edit: Callable[[dict], object]) -> None:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda e: e.clear(), "schema_version is of another version of Perfuse (got none); allowed: 1"),
-        (lambda e: e.update(schema_version=2), "schema_version is of another version of Perfuse (got 2)"),
+        (lambda e: e.clear(), "schema_version is of another version of Perfuse (got none); allowed: 2"),
+        (lambda e: e.update(schema_version=1), "schema_version is of another version of Perfuse (got 1)"),
         (lambda e: e.update(schema_version=True), "schema_version is of another version"),
         (lambda e: e.pop("speed"), "damaged: speed is missing"),
         (lambda e: e.update(speed=3), "damaged: speed is no object"),

@@ -20,6 +20,7 @@ TASKS = {"hub": "T1", "circulation": "T2"}
 KINDS = ("mlp", "lstm", "recurrent")
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
+each_task = pytest.mark.parametrize("task", ["T3", "T4", "T7"])
 each_topology = pytest.mark.parametrize("topology", list(TASKS))
 
 
@@ -73,15 +74,40 @@ def test_batch_equals_one_by_one(kind: str, topology: str) -> None:
         torch.testing.assert_close(together, single, rtol=1e-11, atol=0)
 
 
+@each_task
+@each_kind
+def test_regimens_saturation_and_descriptors_are_modelled(kind: str, task: str) -> None:
+    batch = to_batch(simulate_task(task, 16, 0))
+    model = make_model(kind, batch)
+    assert (model.models_oral, model.models_saturable, model.models_descriptors) == (True, True, True)
+    loss = log_mse(model, batch)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(8):
+        optimizer.zero_grad()
+        log_mse(model, batch).backward()
+        optimizer.step()
+    with torch.no_grad():
+        together = model(batch)
+        assert torch.isfinite(together).all()
+        assert (together[batch.mask] > 0).all()
+        assert float(log_mse(model, batch)) < 0.8 * float(loss)  # found at most 0.5
+        model.double()  # what is left is rounding, and nothing but rounding
+        rows = [3, 8, 14]
+        single = torch.cat([model(select_curves(batch, torch.tensor([i]))) for i in rows])
+        torch.testing.assert_close(model(batch)[rows], single, rtol=1e-9, atol=1e-300)
+
+
 @each_kind
 def test_overfits_eight_curves(kind: str) -> None:
     batch = make_batch("hub")
-    size = {"mlp": {"hidden": 64}, "lstm": {"hidden": 48}, "recurrent": {"hidden": 32, "steps": 4}}[kind]
+    size = {"mlp": {"hidden": 64}, "lstm": {"hidden": 48}, "recurrent": {"hidden": 32}}[kind]
     model = make_model(kind, batch, **size).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
     losses = []
-    for _ in range(300):
+    for _ in range(200):
         optimizer.zero_grad()
         loss = log_mse(model, batch)
         loss.backward()
@@ -90,8 +116,8 @@ def test_overfits_eight_curves(kind: str) -> None:
         schedule.step()
         losses.append(float(loss.detach()))
     assert losses[0] > 0.1
-    # Found 5e-12, 6e-4 and 6e-4; 2e-3 is an error of 4 % in concentration.
-    assert losses[-1] < (1e-6 if kind == "mlp" else 2e-3)
+    # Found 3e-9, 1.2e-3 and 2.8e-3; 6e-3 is an error of 8 % in concentration.
+    assert losses[-1] < (1e-6 if kind == "mlp" else 6e-3)
 
 
 @each_topology
@@ -104,6 +130,8 @@ def test_gradients_reach_every_parameter(kind: str, topology: str) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+        if (topology, name) == ("hub", "encoder.edge.weight"):
+            continue  # flows do not vary in T1, so nothing is read of them
         assert float(parameter.grad.abs().max()) > 0, name
 
 
@@ -186,14 +214,15 @@ def test_statistics_travel_in_the_state_dict(kind: str) -> None:
         copy(make_batch("hub", 2))
 
 
+@pytest.mark.parametrize("task", ["T2", "T3", "T4", "T7"])
 @each_kind
-def test_node_order_does_not_matter(kind: str) -> None:
-    batch = make_batch("circulation", 4)
+def test_node_order_does_not_matter(kind: str, task: str) -> None:
+    batch = to_batch(simulate_task(task, 4, 0))
     model = make_model(kind, batch)
-    order = torch.randperm(15, generator=torch.Generator().manual_seed(1)).tolist()
     s = batch.system
+    order = torch.randperm(s.topology.n_nodes, generator=torch.Generator().manual_seed(1)).tolist()
     system = replace(s, topology=s.topology.permuted(order), volume_l=s.volume_l[:, order], kp=s.kp[:, order])
     with torch.no_grad():
-        torch.testing.assert_close(model(replace(batch, system=system)), model(batch), rtol=1e-4, atol=0)
+        torch.testing.assert_close(model(replace(batch, system=system)), model(batch), rtol=1e-4, atol=1e-30)
         model.double()
-        torch.testing.assert_close(model(replace(batch, system=system)), model(batch), rtol=1e-10, atol=0)
+        torch.testing.assert_close(model(replace(batch, system=system)), model(batch), rtol=1e-9, atol=1e-300)

@@ -14,8 +14,9 @@ from perfuse.data.table import to_batch
 from perfuse.errors import InputError
 from perfuse.models.knot_grid import KnotGrid, interpolation_gmfe
 from perfuse.models.knots import KnotModel
+from perfuse.models.unit_response import Responses, RunningIntegral, StartedResponse, _carried, response_times
 from perfuse.pk.mechanistic import organ_concentrations, solve
-from perfuse.pk.system import DoseEvents, SystemParameters
+from perfuse.pk.system import ORAL, DoseEvents, SystemParameters
 
 DEFAULT_KNOTS = MlpConfig().knots
 
@@ -23,10 +24,16 @@ DEFAULT_KNOTS = MlpConfig().knots
 class ExactKnots(KnotModel):
     """The mechanistic model's unit response at the knots: what remains is the error of everything after a network."""
 
-    def _fit_features(self, system: SystemParameters) -> None: ...
+    def _fit_features(self, batch: CurveBatch) -> None: ...
 
-    def _standardised_knots(self, batch: CurveBatch) -> Tensor:
-        return (unit_logs(batch.system, self.grid.knot_time_h) - self.log_mean) / self.log_sd
+    def _standardised_knots(self, batch: CurveBatch, responses: Responses | None = None) -> Tensor:
+        logs = unit_logs(batch.system, self.grid.knot_time_h)
+        if responses is not None:
+            topology = batch.system.topology
+            gut_wall = replace(topology, dose_node=topology.absorption_node)
+            gut = unit_logs(replace(batch.system, topology=gut_wall), self.grid.knot_time_h)
+            logs = torch.where(responses.is_oral[:, None, None], gut[responses.curve], logs[responses.curve])
+        return (logs - self.log_mean) / self.log_sd
 
 
 def unit_logs(system: SystemParameters, time_h: Tensor) -> Tensor:
@@ -137,6 +144,80 @@ def test_superposition_meets_the_exact_solution(task: str, regimen: str) -> None
     assert errors[0.001] < 2e-4
     assert errors[0.01] < 3e-3
     assert errors[24 / 99] < (7e-2 if "infusion" in regimen else 2e-4)
+
+
+def test_doses_by_mouth_and_all_else_of_t3_meet_the_exact_solution() -> None:
+    batch = to_batch(simulate_task("T3", 64, 0))
+    model = ExactKnots(batch.system.topology, DEFAULT_KNOTS)
+    model.fit_normalisation(batch)
+    assert float(model.grid.first_h) <= 1e-4 * float(model.grid.last_h)  # integrals begin early
+    ours = model.eval()(batch)
+    error = torch.where(batch.mask, ours.clamp_min(1e-300).log() - batch.conc_mg_l.clamp_min(1e-300).log(), 0.0).abs()
+    oral, infused = batch.doses.is_oral.any(1), (batch.doses.duration_h > 0).any(1)
+    for curves in (oral, infused, ~oral & ~infused):
+        assert curves.any()
+        assert float(error[curves].sum() / batch.mask[curves].sum()) < 1.5e-3  # found 3e-4, 8e-4 and 8e-5
+    assert torch.equal(ours[:, 0] == 0, batch.conc_mg_l[:, 0] == 0)  # until the lag has passed
+
+
+def test_infusions_and_absorption_are_integrated_exactly_between_grid_points() -> None:
+    grid = KnotGrid(6)
+    grid.fit(0.1, 12.0)
+    start = torch.zeros(1, 14, dtype=torch.float64)
+    rate = torch.linspace(0.05, 3, 14, dtype=torch.float64)
+    response = StartedResponse(grid, -rate[None, :, None] * grid.knot_time_h, start, 0.1)
+    which, time_h = torch.zeros(4, dtype=torch.long), torch.tensor([0.003, 0.7, 11.0, 30.0], dtype=torch.float64)
+    points = response_times(grid)
+    log_conc, tail = response.sampled(torch.tensor([0]), points)
+    assert (tail < 0).all()
+    for ka in (0.0, 0.3, float(rate[3]), 40.0):  # absorption as fast as a decay, and so fast that exp(ka t) overflows
+        integral = RunningIntegral.of(response, torch.tensor([0]), torch.tensor([ka], dtype=torch.float64))
+        found = integral.at(which, time_h)
+        s = torch.linspace(0, 1, 200_001, dtype=torch.float64) * time_h[:, None]
+        place = torch.searchsorted(points, s).sub(1).clamp(0, len(points) - 1)
+        slope = torch.cat((log_conc[0].diff(dim=-1) / points.diff(), tail[0]), -1)
+        for organ in (0, 13):
+            conc = (log_conc[0, organ][place] + slope[organ][place] * (s - points[place])).exp()
+            kernel = torch.exp(-ka * (time_h[:, None] - s))
+            expected = torch.trapezoid(kernel * conc, s, dim=-1)
+            torch.testing.assert_close(found[:, organ], expected, rtol=5e-5, atol=1e-12)
+
+
+def test_what_integrals_carry_has_the_right_gradient() -> None:
+    ka = torch.tensor([0.0, 0.5, 3.0], dtype=torch.float64)[:, None]
+    tau = torch.tensor([0.02, 0.3, 5.0, 0.1], dtype=torch.float64)
+    slope = torch.tensor([-2.0, 1.0, -0.1, 0.0], dtype=torch.float64).expand(3, -1).clone()
+    slope[1, 0], slope[2, 1] = -0.5 + 1e-4, -3.0  # absorption as fast as the decay, nearly and exactly
+    slope.requires_grad_()
+    assert torch.autograd.gradcheck(lambda k: _carried(tau, k, ka), slope)
+    s = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:, None, None] * tau
+    expected = torch.trapezoid((-ka * (tau - s) + slope * s).exp(), s, dim=0)
+    torch.testing.assert_close(_carried(tau, slope, ka), expected, rtol=1e-6, atol=0)
+
+
+def test_a_saturable_drug_is_given_as_one_bolus_or_refused() -> None:
+    batch = to_batch(simulate_task("T4", 6, 0))
+    model = ExactKnots(batch.system.topology, DEFAULT_KNOTS)
+    model.fit_normalisation(batch)
+    doses, zero = batch.doses, torch.zeros(6, 1, dtype=torch.float64)
+    padded = DoseEvents(*(torch.cat((column, zero), 1) for column in (doses.time_h, doses.amount_mg, doses.duration_h)))
+    torch.testing.assert_close(model(replace(batch, doses=padded)), model(batch))
+    twice = replace(padded, amount_mg=padded.amount_mg[:, :1].repeat(1, 2), time_h=padded.time_h + zero + 6)
+    oral = replace(doses, route=torch.full_like(doses.route, ORAL))
+    for other in (twice, replace(doses, duration_h=zero + 1), oral):
+        with pytest.raises(InputError, match=r"doses of a saturable drug do not superpose.*one intravenous bolus"):
+            model(replace(batch, doses=other))
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "field"),
+    [("T2", "T3", "route"), ("T2", "T4", "vmax_mg_h"), ("T4", "T2", "vmax_mg_h")],
+)
+def test_what_a_network_was_not_trained_on_is_refused_when_it_predicts(trained: str, asked: str, field: str) -> None:
+    model = ExactKnots(to_batch(simulate_task(trained, 2, 0)).system.topology, DEFAULT_KNOTS)
+    model.fit_normalisation(to_batch(simulate_task(trained, 8, 0)))
+    with pytest.raises(InputError, match=rf"^{field}.*not trained on"):
+        model.eval()(to_batch(simulate_task(asked, 16, 0)))
 
 
 def test_a_later_dose_changes_nothing_before_it_and_padding_doses_nothing_at_all() -> None:

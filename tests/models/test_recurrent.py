@@ -25,9 +25,7 @@ def make(task: str = "T2", n: int = 3, **settings: object) -> tuple[Recurrent, C
 def test_messages_follow_the_flow_edges_only() -> None:
     model, batch = make("T1")
     with torch.no_grad():
-        for module in (model.attention.qkv,):
-            module.weight.zero_()
-            module.bias.zero_()
+        model.update_pool.weight.zero_()
         kp = batch.system.kp.clone()
         kp[:, 6] *= 2  # muscle
         changed = model.log_knots(replace(batch, system=replace(batch.system, kp=kp))) - model.log_knots(batch)
@@ -90,7 +88,7 @@ def test_edge_flow_and_elimination_are_read() -> None:
 def test_several_layers_steps_and_heads_are_configurable() -> None:
     model, batch = make(layers=3, steps=2, knots=12, heads=2, hidden=16)
     assert model(batch).shape == (3, 14, 100)
-    assert len(model.messages) == 3
+    assert len(model.edge_parts) == len(model.deeper) + 1 == 3
     assert get_topology("circulation") is batch.system.topology
 
 

@@ -18,8 +18,8 @@ from perfuse.models.base import CurveModel
 from perfuse.pk.topology import Topology
 
 SMALL = {
-    "flux": {"hidden": 8, "layers": 1, "dropout": 0.1},
-    "loglinear-rates": {},
+    "flux": {"hidden": 8, "layers": 1, "dropout": 0.1, "start": "zero"},
+    "loglinear-rates": {"start": "zero"},
     "recurrent": {"hidden": 8, "heads": 2, "steps": 2, "knots": 8, "dropout": 0.1},
     "lstm": {"hidden": 8, "knots": 8, "dropout": 0.1},
     "mlp": {"hidden": 8, "layers": 2, "knots": 8, "dropout": 0.1},

@@ -278,6 +278,31 @@ def test_load_model_takes_best_then_last_then_the_folder_itself(run: Path) -> No
     assert loaded.config.model.name == "mlp"
 
 
+def test_modules_are_imported_before_anything_is_on_the_meta_device(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constants that a module makes while it is imported there would stay without contents."""
+    import importlib
+
+    import torch
+
+    seen: list[str] = []
+
+    def spy(name: str) -> object:
+        seen.append(torch.get_default_device().type)
+        return importlib.import_module(name)
+
+    monkeypatch.setattr("perfuse.models.import_module", spy)
+    load_model(run)
+    assert seen[0] == "cpu" and "meta" in seen
+
+
+def test_an_untrained_model_is_refused_but_not_a_fitted_start(run: Path) -> None:
+    edit_state(run / "best", lambda s: s["progress"].update(step=0, best_step=0))
+    assert load_model(run).folder == run / "best"
+    edit_state(run / "best", lambda s: s["progress"].update(best_step=-1))
+    with pytest.raises(InputError, match="holds an untrained model.*--resume"):
+        load_model(run)
+
+
 def test_load_model_recovers_an_interrupted_swap(run: Path) -> None:
     for name in ("best", "last"):
         (run / name).rename(previous_of(run / name))

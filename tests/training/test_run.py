@@ -40,7 +40,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_run_leaves_its_folder(small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines) -> None:
     run = tmp_path / "deep" / "run"
     result = train(small_table, config("mlp", training={"tensorboard": True}), run, data_path="data.npz")
-    assert sorted(p.name for p in run.iterdir()) == ["best", "config.toml", "last", "metrics.jsonl", "tensorboard"]
+    kept = ["best", "config.toml", "last", "metrics.jsonl", "tensorboard", "training_distance.safetensors"]
+    assert sorted(p.name for p in run.iterdir()) == kept
     assert (result.ending, result.epochs, result.steps) == ("completed", 3, 12)
     assert (result.n_train, result.n_validation, result.n_test) == (16, 2, 2)
     rows = lines(run)

@@ -1,4 +1,4 @@
-"""Dividing curves into training, validation and test parts without leakage.
+"""Dividing curves into training, validation, test and calibration parts without leakage.
 
 Curves are not independent: all curves of a compound, and all curves of equal drug parameters (a parameter
 group), belong together. A *unit* is a connected set of compounds and groups; units are never divided.
@@ -8,7 +8,7 @@ Axis legend: C curves, U units.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -25,15 +25,17 @@ _SPLIT_STREAM = 0x5E11
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, int64, sorted, disjoint."""
+    """Row numbers of the parts, int64, sorted, disjoint; ``calibration`` is empty unless it was asked for."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    calibration: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def parts(self) -> dict[str, np.ndarray]:
-        """The parts by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        """The parts by name; ``calibration`` only where there is one."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return parts | ({"calibration": self.calibration} if len(self.calibration) else {})
 
 
 def curve_units(compound_id: np.ndarray, group_id: np.ndarray) -> np.ndarray:
@@ -55,22 +57,23 @@ def curve_units(compound_id: np.ndarray, group_id: np.ndarray) -> np.ndarray:
     return rank[np.searchsorted(found, label[compound])]
 
 
-def _part_sizes(n_units: int, config: SplitConfig, what: str) -> tuple[int, int]:
-    """How many units validate and test; at least one each (none to test only when ``test_fraction`` is 0)."""
-    n_validation = max(1, round(config.validation_fraction * n_units))
-    n_test = max(1, round(config.test_fraction * n_units)) if config.test_fraction > 0 else 0
-    if n_units - n_validation - n_test < 1:
-        need = 2 if config.test_fraction == 0 else 3
+def _part_sizes(n_units: int, config: SplitConfig, what: str) -> tuple[int, int, int]:
+    """How many units validate, test and calibrate; at least one each (none only where the fraction is 0)."""
+    fractions = config.validation_fraction, config.test_fraction, config.calibration_fraction
+    sizes = tuple(max(1, round(fraction * n_units)) if fraction > 0 else 0 for fraction in fractions)
+    if n_units - sum(sizes) < 1:
+        need = 1 + sum(fraction > 0 for fraction in fractions)
         hint = "give more compounds"
-        if need == 3 and n_units == 2:
+        if need == 3 and n_units == 2 and config.test_fraction > 0:
             hint += ", or set split.test_fraction = 0 to keep no test part"
         elif n_units >= need:
-            hint = "lower split.validation_fraction or split.test_fraction"
+            names = ["validation_fraction", "test_fraction"] + ["calibration_fraction"] * (fractions[2] > 0)
+            hint = "lower " + " or ".join(f"split.{name}" for name in names)
         raise InputError(
             "split", f"leaves no {what} for training", value=n_units, unit=f"{what}s in the data",
             allowed=f">= {need} {what}s that share neither compound nor drug parameters", hint=hint,
         )  # fmt: skip
-    return n_validation, n_test
+    return sizes[0], sizes[1], sizes[2]
 
 
 def split_curves(source: CurveSource, config: SplitConfig, seed: int) -> Split:
@@ -98,14 +101,15 @@ def split_curves(source: CurveSource, config: SplitConfig, seed: int) -> Split:
     else:
         unit, what = curve_units(source.column("compound_id"), source.column("group_id")), "compound"
     n_units = int(unit.max()) + 1 if len(unit) else 0
-    n_validation, n_test = _part_sizes(n_units, config, what)
+    sizes = _part_sizes(n_units, config, what)
     random = np.random.Generator(np.random.Philox(key=np.asarray([seed, _SPLIT_STREAM], dtype=np.uint64)))
     part_of_unit = np.zeros(n_units, dtype=np.int8)
     order = random.permutation(n_units)
-    part_of_unit[order[:n_validation]] = 1
-    part_of_unit[order[n_validation : n_validation + n_test]] = 2
+    ends = np.cumsum(sizes)
+    for i, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+        part_of_unit[order[end - size : end]] = i + 1
     part = part_of_unit[unit]
-    split = Split(*(np.flatnonzero(part == i).astype(np.int64) for i in range(3)))
+    split = Split(*(np.flatnonzero(part == i).astype(np.int64) for i in range(4)))
     check_leakage(source, split)
     return split
 
@@ -118,15 +122,15 @@ def check_leakage(source: CurveSource, split: Split) -> None:
     """
     names = list(split.parts())
     rows = np.concatenate(list(split.parts().values()))
-    part = np.repeat(np.arange(3), [len(p) for p in split.parts().values()])
+    part = np.repeat(np.arange(len(names)), [len(p) for p in split.parts().values()])
     if len(rows) and (rows.min() < 0 or rows.max() >= len(source)):
         bad = int(rows.max() if rows.max() >= len(source) else rows.min())
         raise InputError("split", "names a curve that is not in the data", value=bad, allowed=f"0..{len(source) - 1}")
-    for field, label in (("", "curve"), ("compound_id", "compound"), ("group_id", "parameter group")):
-        value = source.column(field)[rows] if field else rows
-        key = compound_keys(value) if field == "compound_id" else value
+    for column, label in (("", "curve"), ("compound_id", "compound"), ("group_id", "parameter group")):
+        value = source.column(column)[rows] if column else rows
+        key = compound_keys(value) if column == "compound_id" else value
         unique, code = np.unique(key, return_inverse=True)
-        lowest, highest = np.full(len(unique), 3), np.full(len(unique), -1)
+        lowest, highest = np.full(len(unique), len(names)), np.full(len(unique), -1)
         np.minimum.at(lowest, code, part)
         np.maximum.at(highest, code, part)
         if (lowest < highest).any():

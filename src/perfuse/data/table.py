@@ -214,12 +214,12 @@ def to_batch(table: CurveTable) -> CurveBatch:
         mask=torch.as_tensor(scored),
         censored=torch.as_tensor(censored & scored),
         loq_mg_l=as_f64(table.loq_mg_l),
-        descriptors=as_f64(_descriptors(table)),
+        descriptors=as_f64(descriptor_columns(table)),
     )
 
 
-def _descriptors(table: CurveTable) -> np.ndarray:
-    """``(C, len(DESCRIPTORS))``, in that order."""
+def descriptor_columns(table: CurveTable) -> np.ndarray:
+    """``(C, len(DESCRIPTORS))``, in that order, as a batch holds them."""
     with np.errstate(divide="ignore"):
         clint = np.log(table.clint_ul_min_million_cells)  # 0 becomes -inf: the enzymes were measured and found idle
     clint = np.where(np.isneginf(clint), _LN_NO_CLINT, clint)

@@ -2,8 +2,9 @@
 
 All three predict ln(C / dose) of venous blood and tissues on a grid of times since the first dose and interpolate
 linearly in ln C for other times (constant before the grid, along the last quarter's slope, never rising, beyond it).
-Several doses and infusions are treated as their total dose given at the first dose's time; superposition would make
-them models. Plasma rows are converted with the curve's B:P on the way in and out. Values below the LOQ count as LOQ.
+Curves are divided by the total dose, and times count from the first dose; the regimen is a few more features (number
+of doses, span, infusion, share by mouth), since superposition would make them models. Plasma rows are converted with
+the curve's B:P on the way in and out. Values below the LOQ count as LOQ.
 
 Axis legend: C curves, F features, O the 14 reported organs, G grid times, T times.
 """
@@ -17,14 +18,17 @@ import numpy as np
 
 from perfuse.data.table import CurveTable
 from perfuse.evaluation.metrics import FLOOR_FRACTION_OF_LOQ, first_dose_h
-from perfuse.models.features import MIN_CLEARANCE_L_H
 from perfuse.pk.matrix import PLASMA_MATRICES
 from perfuse.pk.physiology import ORGANS
+from perfuse.pk.system import ORAL
+from perfuse.training.drug_features import drug_features
 
 NEIGHBOURS = 5
 MAX_GRID_TIMES = 120
 MAX_TRAINING_CURVES = 20_000
 _RIDGE = 1e-8
+_LEAST_SHARE_OF_GRID = 0.5
+"""Of log-linear regression: with fewer grid times left there is no regression."""
 
 
 class Baseline(Protocol):
@@ -60,16 +64,28 @@ class GridCurves:
 
 
 def log_features(table: CurveTable) -> np.ndarray:
-    """``(C, F)``: ln of volumes, flows, Kp, eliminations, fup, B:P and body weight (dose enters as a factor)."""
-    flow = np.where(table.flow_l_h > 0, table.flow_l_h, 1.0)
-    elimination = np.maximum(table.elimination_l_h, MIN_CLEARANCE_L_H)
-    columns = (table.volume_l, flow, table.kp, elimination, table.fup, table.bp_ratio, table.body_weight_kg)
-    return np.log(np.column_stack(columns))
+    """``(C, F)``: logs of what is given of body, drug and regimen; NaN where it is not (dose enters as a factor).
+
+    The drug's are those of ``training.drug_features``; descriptors count where Kp or clearances are not given, as for
+    the models.
+    """
+    with_descriptors = bool(np.isnan(table.kp).any() or np.isnan(table.elimination_l_h).any())
+    return np.column_stack((drug_features(table, with_descriptors), np.log(table.body_weight_kg), _regimen(table)))
+
+
+def _regimen(table: CurveTable) -> np.ndarray:
+    """``(C, 4)``: ln of the number of doses and of (1 + hours they span), mean hours of infusion, share by mouth."""
+    given = table.dose_mg > 0
+    n, total = given.sum(axis=1), table.dose_mg.sum(axis=1)
+    span_h = np.where(given, table.dose_time_h, -np.inf).max(axis=1) - first_dose_h(table)
+    infused_h = (table.dose_mg * table.dose_duration_h).sum(axis=1) / total
+    oral = (table.dose_mg * (table.dose_route == ORAL)).sum(axis=1) / total
+    return np.column_stack((np.log(n), np.log1p(span_h), infused_h, oral))
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Mean and standard deviation of the features that vary in training."""
+    """Mean and standard deviation of the features that vary in training; one that a curve lacks is at the mean."""
 
     varies: np.ndarray
     mean: np.ndarray
@@ -78,13 +94,16 @@ class Standardiser:
     @classmethod
     def fit(cls, features: np.ndarray) -> Standardiser:
         """From training features ``(C, F)``."""
-        sd = features.std(axis=0)
+        given = ~np.isnan(features)
+        n = np.maximum(given.sum(axis=0), 1)
+        mean = np.where(given, features, 0.0).sum(axis=0) / n
+        sd = np.sqrt((np.where(given, features - mean, 0.0) ** 2).sum(axis=0) / n)
         varies = sd > 1e-9
-        return cls(varies, features[:, varies].mean(axis=0), sd[varies])
+        return cls(varies, mean[varies], sd[varies])
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """``(C, F')`` standardised."""
-        return (features[:, self.varies] - self.mean) / self.sd
+        return np.nan_to_num((features[:, self.varies] - self.mean) / self.sd, nan=0.0)
 
 
 def _blood_factor(table: CurveTable) -> np.ndarray:
@@ -217,19 +236,25 @@ class LogLinear:
 
     @classmethod
     def fit(cls, table: CurveTable, curves: GridCurves) -> LogLinear | Unavailable:
-        """From training curves; not available where a regression would have fewer curves than coefficients + 1."""
+        """From training curves, at the grid times where every regression has more curves than coefficients + 1.
+
+        Not available when those are less than half of the grid's.
+        """
         features = log_features(table)
         scale = Standardiser.fit(features)
         design = np.column_stack((np.ones(len(table)), scale(features)))
         target = curves.log_conc.reshape(len(table), -1)
         seen = ~np.isnan(target)
         organ_seen = seen.reshape(curves.log_conc.shape).any(axis=(0, 2))
-        counts = seen.sum(axis=0).reshape(len(ORGANS), -1)[organ_seen]
+        counts = seen.sum(axis=0).reshape(len(ORGANS), -1)[organ_seen].min(axis=0)
         need = design.shape[1] + 1
-        if counts.min() < need:
+        enough = counts >= need  # on irregular times few curves reach the very first and last
+        if enough.mean() < _LEAST_SHARE_OF_GRID:
             return Unavailable(
                 cls.name, f"needs {need} training curves at every organ and time, has {int(counts.min())} at the fewest"
             )
+        if not enough.all():
+            return cls.fit(table, GridCurves(curves.grid_h[enough], curves.log_conc[:, :, enough]))
         beta = np.full((design.shape[1], target.shape[1]), np.nan)
         for columns, rows in _equal_patterns(seen):
             x = design[rows]

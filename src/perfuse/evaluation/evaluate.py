@@ -15,6 +15,7 @@ from perfuse.data.sources import source_hash
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.evaluation.baselines import MAX_TRAINING_CURVES, Unavailable, fit_baselines
+from perfuse.evaluation.coverage import Coverage, DistanceSummary, IntervalJudge, distance_summary, not_calibrated
 from perfuse.evaluation.judged_data import JudgedData, JudgedRows, choose_rows, open_judged_data
 from perfuse.evaluation.metrics import ExposureSummary, MetricAccumulator, Summary, scored_mask
 from perfuse.evaluation.provenance import provenance
@@ -23,9 +24,11 @@ from perfuse.evaluation.results import CaseStore, evaluation_folder, save_evalua
 from perfuse.evaluation.runs import TrainedRun, open_run, rows_of, training_source
 from perfuse.evaluation.verdict import NETWORK_FREE, SIMULATED, TRIVIAL, beats, verdict
 from perfuse.models.base import CurveModel
+from perfuse.training.memory import keep_freed_memory
 from perfuse.training.precision import check_device
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: coverage and training_distance."""
 Speed = dict[str, float | int | str | None]
 Predictor = Callable[[CurveTable], np.ndarray]
 
@@ -77,6 +80,8 @@ class Evaluation(TypedDict):
     against: dict[str, Contender]
     n_censored: int
     censored_predicted_below_lloq: float | None
+    coverage: Coverage
+    training_distance: DistanceSummary
     model: dict[str, object]
     data: dict[str, object]
     speed: Speed
@@ -115,6 +120,7 @@ class _Candidate:
 
 def model_predictor(model: CurveModel, device: str = "cpu") -> Predictor:
     """Concentrations, mg/L, ``(C, O, T)``, of a table by a model in eval mode, without gradients."""
+    keep_freed_memory()
     model = model.to(device).eval()
 
     def predict(table: CurveTable) -> np.ndarray:
@@ -170,6 +176,7 @@ def evaluate_run(
     candidates, absent, fit_facts = _baselines(trained, judged, compounds, save) if baselines else ([], {}, {})
     rivals = [_Candidate(n, model_predictor(o.model, device), MetricAccumulator(compounds)) for n, o in others.items()]
     predict = model_predictor(trained.model, device)
+    intervals = IntervalJudge(trained, judged, compounds)
     cases = CaseStore(len(chosen.rows))
     seconds = 0.0
     predict(judged.source.take(chosen.rows[:1]))  # warm up: first-call costs are not the model's speed
@@ -178,6 +185,7 @@ def evaluate_run(
         pred = predict(table)
         seconds += time.perf_counter() - began
         cases.add(table, metrics.update(table, pred))
+        intervals.update(table, pred)
         for candidate in (*candidates, *rivals):
             candidate.update(table)
     for candidate in candidates:
@@ -187,9 +195,10 @@ def evaluate_run(
     speed = _speed(seconds, len(chosen.rows), metrics.overall()["n_values"], device, batch_size)
     evaluation = _assemble(trained, judged, chosen, metrics, results, absent, fit_facts, speed)
     evaluation["against"] = {r.name: r.result(metrics) for r in rivals}
+    evaluation["coverage"], evaluation["training_distance"] = intervals.coverage(), intervals.distance()
     if save:
         folder = evaluation_folder(trained, judged, chosen, out)
-        shown = cases.choose(judged.source, chosen.rows, predict)
+        shown = cases.choose(judged.source, chosen.rows, predict, trained.calibration)
         save_evaluation(folder, dict(evaluation), shown)
     return evaluation
 
@@ -291,6 +300,8 @@ def _assemble(
         baselines_unavailable=absent,
         baselines_fit=fit_facts,
         against={},
+        coverage=not_calibrated(),
+        training_distance=distance_summary((), ""),
         n_censored=int(counts["n_censored"] or 0),
         censored_predicted_below_lloq=counts["censored_predicted_below_lloq"],
         model=run.describe(),

@@ -23,6 +23,7 @@ from perfuse.evaluation.charts import (
     log_range,
     show_number,
 )
+from perfuse.evaluation.coverage import Coverage
 from perfuse.evaluation.results import StoredCurves
 from perfuse.pk.physiology import ORGANS
 
@@ -180,6 +181,32 @@ def breakdown_chart(parts: Mapping[str, Mapping[str, Mapping[str, object]]], tit
     return Chart(title, "dots further left are more accurate", figure, 115 + 21 * len(names))
 
 
+def coverage_chart(coverage: Coverage) -> Chart:
+    """Share of values inside the 90 % interval, of each organ and time window, with two standard errors over drugs."""
+    parts = {**coverage["per_organ"], **coverage["windows"]}
+    shares = np.asarray([_share(s["coverage_90"]) for s in parts.values()])
+    errors = np.asarray([_share(s["coverage_90_se"]) for s in parts.values()])
+    rows = [literal(name) for name in parts]
+    low = min(80.0, 5 * math.floor(float(np.nanmin(shares, initial=85.0)) / 5) - 1)
+    figure = go.Figure(layout={"template": THEME, "hovermode": "closest", "showlegend": False})
+    figure.add_vrect(x0=85, x1=95, fillcolor="#eef5fa", line_width=0, layer="below")
+    figure.add_vline(x=90, line={"color": INK, "width": 1.4, "dash": "6px,3px"})
+    figure.add_scatter(
+        x=compact(shares), y=rows, mode="markers", name="inside",
+        marker={"color": BLUE, "size": 10, "line": {"color": "#fff", "width": 1}},
+        error_x={"type": "data", "array": compact(np.nan_to_num(2 * errors)), "color": GREY, "thickness": 1.5},
+        hovertemplate="%{y}<br>%{x:.1f} % inside<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title_text="values inside their 90 % interval, %", range=[low, 101])
+    figure.update_yaxes(type="category", autorange="reversed", categoryarray=rows, showgrid=True, dtick=1)
+    described = "dots near the dashed line at 90 % mean that the intervals keep their promise"
+    return Chart("Coverage of the 90 % intervals, by organ and time", described, figure, 100 + 21 * len(rows))
+
+
+def _share(value: float | None) -> float:
+    return float("nan") if value is None else 100 * value
+
+
 def _percent(gmfe: object) -> float:
     return 100 * (float(gmfe) - 1) if isinstance(gmfe, int | float) else float("nan")
 
@@ -210,8 +237,11 @@ def _case_chart(curves: StoredCurves, case: int, organ: int, late: np.ndarray, a
         x=compact(time[drawn]), y=compact(pred[drawn], positive=True), name="prediction", mode="lines",
         line={"color": BLUE, "width": 1.8}, hovertemplate="pred. %{y:.3~g}<extra></extra>",
     )  # fmt: skip
+    lower, upper = curves.case_lower[case, organ], curves.case_upper[case, organ]
+    if np.isfinite(lower[drawn]).any():
+        _add_band(figure, time[drawn], lower[drawn], upper[drawn])
     end = 1.03 * float(np.max(time[late])) if late.any() else 1.0
-    both = np.concatenate((quantified[late], pred[late & scored]))
+    both = np.concatenate((quantified[late], *(values[late & scored] for values in (pred, lower, upper))))
     size = 12 if alone else 10.5
     figure.update_xaxes(
         title={"text": "time, h", "font": {"size": size}}, range=[0, round(end, 4)], nticks=6 if alone else 5,
@@ -224,3 +254,12 @@ def _case_chart(curves: StoredCurves, case: int, organ: int, late: np.ndarray, a
     shape = "dots" if sparse else "a grey line"
     described = f"{curves.kind[case]} curve {curves.case_curve_id[case]}, truth as {shape}, prediction as a blue line"
     return Chart(name, described, figure, 270 if alone else 175)
+
+
+def _add_band(figure: go.Figure, time: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    """The 90 % interval as a pale band."""
+    style = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "name": "90 % interval"}
+    figure.add_scatter(x=compact(time), y=compact(lower, positive=True), **style)
+    figure.add_scatter(
+        x=compact(time), y=compact(upper, positive=True), fill="tonexty", fillcolor="rgba(0,114,178,0.18)", **style
+    )

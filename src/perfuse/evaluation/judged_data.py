@@ -101,7 +101,7 @@ def _header(path: Path) -> frozenset[str]:
 
 
 def choose_rows(data: JudgedData, runs: list[TrainedRun]) -> JudgedRows:
-    """The curves that none of the runs was trained or selected on.
+    """The curves that none of the runs was trained, selected or calibrated on.
 
     On the data that the first run was trained on, its test split; elsewhere every curve, less those whose compound or
     parameter group was in a training or validation split of any of the runs. Compounds are compared by
@@ -139,6 +139,11 @@ def choose_rows(data: JudgedData, runs: list[TrainedRun]) -> JudgedRows:
         _count(excluded, f"compound in the training or validation split of {whose}", seen_compound)
         _count(excluded, f"drug parameters in the training or validation split of {whose}", seen_group)
         rows = rows[~seen_compound & ~seen_group]
+        if run.calibration_record is not None:  # their intervals would cover these by construction
+            known = [compound_key(name) for name in run.calibration_record.compound_ids]
+            calibrated = np.isin(key[rows], known) | np.isin(group[rows], run.calibration_record.group_ids)
+            _count(excluded, f"drug that the intervals of {whose} were calibrated on", calibrated)
+            rows = rows[~calibrated]
     if not len(rows):
         reasons = ", ".join(f"{reason}: {n}" for reason, n in excluded.items())
         raise InputError("DATA", "holds no curve that the run has not seen", value=str(data.path), hint=reasons)

@@ -17,6 +17,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from perfuse.data.scoring import FLOOR_FRACTION_OF_LOQ, first_dose_h, floored, scored_mask
 from perfuse.data.table import CurveTable
 from perfuse.errors import PerfuseError
 from perfuse.pk.exposure import exposure
@@ -31,7 +32,6 @@ WINDOWS: tuple[tuple[str, float, float], ...] = (
 )
 """Time windows (from, to], h since the curve's first dose."""
 EXPOSURES = ("cmax", "auc", "half_life")
-FLOOR_FRACTION_OF_LOQ = 0.01
 _RESAMPLES = 1000
 _SUMS = ("n", "abs_log", "log", "in_1_25", "in_1_5", "in_2", "sq", "abs", "ape", "y", "yy", "sq_log", "ly", "lyy")
 _K = {name: i for i, name in enumerate(_SUMS)}
@@ -78,17 +78,10 @@ class ScoredValues:
     curve_gmfe: np.ndarray
 
 
-def scored_mask(table: CurveTable) -> np.ndarray:
-    """``(C, O, T)``: observed, t > 0, >= LOQ, not censored."""
-    conc = table.conc_mg_l
-    late = (np.nan_to_num(table.time_h, nan=0.0) > 0)[:, None]
-    with np.errstate(invalid="ignore"):
-        return late & ~table.censored & ~np.isnan(conc) & (conc >= table.loq_mg_l[:, None, None])
-
-
-def first_dose_h(table: CurveTable) -> np.ndarray:
-    """``(C,)`` time of each curve's first dose above 0 mg, h."""
-    return np.where(table.dose_mg > 0, table.dose_time_h, np.inf).min(axis=1)
+def window_of(table: CurveTable) -> np.ndarray:
+    """``(C, T)`` place in ``WINDOWS`` of each time."""
+    since_dose = np.nan_to_num(table.time_h - first_dose_h(table)[:, None], nan=0.0)
+    return np.searchsorted([w[2] for w in WINDOWS[:-1]], since_dose)
 
 
 class MetricAccumulator:
@@ -112,15 +105,12 @@ class MetricAccumulator:
         """
         mask = scored_mask(table)
         _refuse_non_finite(table, pred_mg_l, mask | (table.censored & ~np.isnan(table.conc_mg_l)))
-        loq = table.loq_mg_l[:, None, None]
-        pred = np.maximum(np.where(np.isfinite(pred_mg_l), pred_mg_l, 0.0), FLOOR_FRACTION_OF_LOQ * loq)
+        pred = floored(table, pred_mg_l)
         true = np.where(mask, table.conc_mg_l, 1.0)
         drug = np.searchsorted(self._drugs, table.compound_id)
         curve, organ, k = np.nonzero(mask)
         p, y = pred[mask], true[mask]
-        since_dose = np.nan_to_num(table.time_h - first_dose_h(table)[:, None], nan=0.0)
-        window = np.searchsorted([w[2] for w in WINDOWS[:-1]], since_dose)[curve, k]
-        abs_log = self._add(drug[curve], organ, window, p, y)
+        abs_log = self._add(drug[curve], organ, window_of(table)[curve, k], p, y)
         below = table.censored & ~np.isnan(table.conc_mg_l)
         with np.errstate(invalid="ignore"):
             self._censored += [int(below.sum()), int((below & (pred < table.conc_mg_l)).sum())]

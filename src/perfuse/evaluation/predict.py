@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,12 +15,14 @@ from perfuse.data.importers.drug_csv import read_drug_dose_csv
 from perfuse.data.inputs import Dose, curve_table_for
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError, PerfuseError
+from perfuse.evaluation.coverage import NOT_CALIBRATED
 from perfuse.evaluation.evaluate import model_predictor
 from perfuse.evaluation.files import write_atomic
-from perfuse.evaluation.runs import open_run
-from perfuse.evaluation.training_range import training_range
+from perfuse.evaluation.runs import TrainedRun, open_run
+from perfuse.evaluation.training_distance import training_distance
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology
+from perfuse.training.distance import OUTSIDE_PERCENTILE
 from perfuse.training.precision import check_device
 
 _T = TypeVar("_T", float, str)
@@ -38,7 +40,9 @@ class PredictionReport:
         path: The file written.
         n_curves, n_rows: Curves and rows in it.
         outside: Curve -> the inputs that lie outside the training range.
-        caveat: Why the training range could not be looked at; '' when it was.
+        caveat: Why the training drugs could not be looked at; '' when they were.
+        intervals: What limits the intervals: not calibrated, or on few drugs; '' when nothing does.
+        distant: Curve -> percentile of its distance to the training drugs, where that is above 99.
     """
 
     path: Path
@@ -46,14 +50,21 @@ class PredictionReport:
     n_rows: int
     outside: dict[str, str]
     caveat: str
+    intervals: str = ""
+    distant: dict[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
         out = [f"{self.n_curves} curves, {self.n_rows} rows: {self.path}"]
         out += [f"  outside the training range: {curve}: {what}" for curve, what in self.outside.items()]
         if self.caveat:
-            out.append(f"  the training range could not be looked at: {self.caveat}")
-        return out
+            out.append(f"  the training range and distance could not be looked at: {self.caveat}")
+        out += [
+            f"  far from the training drugs: {curve}: percentile {value:.4g} of their own distances; no interval is "
+            "promised there"
+            for curve, value in self.distant.items()
+        ]  # fmt: skip
+        return out + ([f"  intervals: {self.intervals}"] if self.intervals else [])
 
 
 def predict_file(
@@ -70,10 +81,14 @@ def predict_file(
     device: str = "cpu",
     force: bool = False,
 ) -> PredictionReport:
-    """Predict and write tidy rows: ``curve_id, drug, organ, matrix, time_h, conc_mg_l, outside_training``.
+    """Predict and write tidy rows: ``curve_id, drug, organ, matrix, time_h, conc_mg_l, lower_90, upper_90,
+    outside_training, training_distance_percentile``.
 
-    ``outside_training`` is true where an input of the curve lies more than 4 standard deviations (of its logarithm)
-    from the training mean, or never varied in training and differs; empty where the training range is not known.
+    ``lower_90`` and ``upper_90``, mg/L, are the ends of the calibrated 90 % interval; empty at t <= 0 and where the run
+    is not calibrated. ``outside_training`` is true where an input of the curve lies more than 4 standard deviations (of
+    its logarithm) from the training mean, or never varied in training and differs; ``training_distance_percentile``
+    says how far the drug lies from the nearest training drugs (see ``training.distance``). Both are empty where the
+    training drugs are not known.
 
     Args:
         run: Run or checkpoint folder.
@@ -108,11 +123,45 @@ def predict_file(
         raise PerfuseError(
             f"the prediction for curve {table.curve_id[c]}, {ORGANS[o]} at {table.time_h[c, k]:.6g} h is not finite"
         )
-    known = training_range(trained)
-    outside = None if isinstance(known, str) else known.outside(table)
-    write_atomic(out, _encode(table, conc, outside, out.suffix.lower()))
-    named = {} if outside is None else {str(i): text for i, text in zip(table.curve_id, outside, strict=True) if text}
-    return PredictionReport(out, len(table), conc.size, named, known if isinstance(known, str) else "")
+    beyond = _beyond(trained, table, conc)
+    write_atomic(out, _encode(table, conc, beyond, out.suffix.lower()))
+    return PredictionReport(
+        out, len(table), conc.size, beyond.outside_range(table), beyond.caveat,
+        NOT_CALIBRATED if trained.calibration is None else trained.calibration.doubt, beyond.distant(table),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """What goes with a prediction: ends of the 90 % interval, mg/L, ``(C, O, T)``; percentiles ``(C,)``; or None.
+
+    ``outside`` holds each curve's inputs outside the training range as text.
+    """
+
+    lower: np.ndarray | None
+    upper: np.ndarray | None
+    percentile: np.ndarray | None
+    outside: list[str] | None
+    caveat: str
+
+    def outside_range(self, table: CurveTable) -> dict[str, str]:
+        pairs = zip(table.curve_id, self.outside or [""] * len(table), strict=True)
+        return {str(curve): text for curve, text in pairs if text}
+
+    def distant(self, table: CurveTable) -> dict[str, float]:
+        if self.percentile is None:
+            return {}
+        pairs = zip(table.curve_id, self.percentile.tolist(), strict=True)
+        return {str(curve): value for curve, value in pairs if value > OUTSIDE_PERCENTILE}
+
+
+def _beyond(run: TrainedRun, table: CurveTable, conc: np.ndarray) -> _Beyond:
+    distance = training_distance(run)
+    if isinstance(distance, str):
+        return _Beyond(None, None, None, None, distance)
+    measured = distance.measure(table)
+    lower, upper = (None, None) if run.calibration is None else run.calibration.bounds(table, conc, measured=measured)
+    return _Beyond(lower, upper, measured.percentile, distance.outside_range(measured), "")
 
 
 def _single_dose(dose_mg: float | None, duration_h: float | None) -> tuple[Dose, ...]:
@@ -149,14 +198,20 @@ def _read_input(path: Path, topology: Topology, time: np.ndarray, given: Regimen
     raise InputError("INPUT", "is of an unknown kind", value=str(path), allowed=".toml (a drug), .csv (drugs x doses)")
 
 
-def _encode(table: CurveTable, conc: np.ndarray, outside: list[str] | None, suffix: str) -> bytes:
+def _encode(table: CurveTable, conc: np.ndarray, beyond: _Beyond, suffix: str) -> bytes:
     """Tidy rows as CSV or Parquet; the tissues' matrix is ``tissue_homogenate``."""
     import polars as pl
 
     c, o, t = conc.shape
     matrix = np.full((c, o), "tissue_homogenate", dtype=object)
     matrix[:, 0] = table.matrix
-    flag = [None] * c if outside is None else [bool(text) for text in outside]
+    flag = [None] * c if beyond.outside is None else [bool(text) for text in beyond.outside]
+
+    def numbers(values: np.ndarray | None) -> pl.Series:
+        plain = np.full(conc.size, np.nan) if values is None else values.reshape(-1)
+        return pl.Series(plain, dtype=pl.Float64).fill_nan(None)
+
+    percentile = None if beyond.percentile is None else np.repeat(beyond.percentile, o * t)
     frame = pl.DataFrame(
         {
             "curve_id": np.repeat(table.curve_id.astype(str), o * t).tolist(),
@@ -165,7 +220,10 @@ def _encode(table: CurveTable, conc: np.ndarray, outside: list[str] | None, suff
             "matrix": np.repeat(matrix.reshape(-1), t).tolist(),
             "time_h": np.repeat(table.time_h[:, None], o, axis=1).reshape(-1),
             "conc_mg_l": conc.reshape(-1),
+            "lower_90": numbers(beyond.lower),
+            "upper_90": numbers(beyond.upper),
             "outside_training": pl.Series([f for f in flag for _ in range(o * t)], dtype=pl.Boolean),
+            "training_distance_percentile": numbers(percentile),
         }
     )
     buffer = io.BytesIO()

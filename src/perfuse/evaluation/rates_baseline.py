@@ -19,12 +19,12 @@ from torch import Tensor
 from perfuse.config import LoglinearRatesConfig
 from perfuse.data.batch import CurveBatch
 from perfuse.data.table import CurveTable, to_batch
-from perfuse.errors import PerfuseError
+from perfuse.errors import InputError, PerfuseError
 from perfuse.evaluation.baselines import Unavailable
 from perfuse.evaluation.files import write_atomic
 from perfuse.evaluation.metrics import FLOOR_FRACTION_OF_LOQ
 from perfuse.models import build_model
-from perfuse.models.base import CurveModel
+from perfuse.models.base import CurveModel, check_modelled
 
 NAME = "loglinear-rates"
 MAX_CURVES = 256
@@ -78,16 +78,34 @@ def rates_baseline(training: CurveTable, content_hash: str, cache: Path | None) 
     return fitted
 
 
-def fit_rates(training: CurveTable, max_seconds: float = MAX_SECONDS) -> RatesBaseline | Unavailable:
-    """Fit ``loglinear-rates`` on these curves; the better of the last and the best point seen."""
+def fit_rates(
+    training: CurveTable, max_seconds: float = MAX_SECONDS, max_evaluations: int = MAX_EVALUATIONS
+) -> RatesBaseline | Unavailable:
+    """Fit ``loglinear-rates`` on these curves; the better of the last and the best point seen.
+
+    Args:
+        training: Training curves; all of them are used in every evaluation.
+        max_seconds, max_evaluations: Where the fit stops at the latest.
+
+    Returns:
+        The fit, or why there is none: no value to fit, curves that the model cannot do, an error that stays infinite.
+    """
     batch = to_batch(training)
     if not bool((batch.mask & ~batch.censored).any()):
         return Unavailable(NAME, "no training curve has a value at or above its LOQ")
-    model = build_model(LoglinearRatesConfig(), training.topology)
-    model.fit_normalisation(batch)
+    try:
+        model = build_model(LoglinearRatesConfig(), training.topology)
+        model.fit_normalisation(batch)
+        check_modelled(batch, NAME, type(model))
+    except InputError as error:
+        return Unavailable(NAME, str(error))
+    return _fit(model, batch, max_seconds, max_evaluations)
+
+
+def _fit(model: CurveModel, batch: CurveBatch, max_seconds: float, max_evaluations: int) -> RatesBaseline | Unavailable:
     parameters = list(model.parameters())
     optimizer = torch.optim.LBFGS(
-        parameters, max_iter=MAX_EVALUATIONS, max_eval=MAX_EVALUATIONS, history_size=30, tolerance_grad=1e-9,
+        parameters, max_iter=max_evaluations, max_eval=max_evaluations, history_size=30, tolerance_grad=1e-9,
         tolerance_change=1e-13, line_search_fn="strong_wolfe",
     )  # fmt: skip
     best, best_loss, evaluations = [p.detach().clone() for p in parameters], np.inf, 0
@@ -115,7 +133,7 @@ def fit_rates(training: CurveTable, max_seconds: float = MAX_SECONDS) -> RatesBa
             parameter.copy_(value)
     model.eval()
     facts: dict[str, float | int | str] = {
-        "training_curves": len(training), "evaluations": evaluations, "log_mse": best_loss,
+        "training_curves": len(batch), "evaluations": evaluations, "log_mse": best_loss,
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     return RatesBaseline(model, facts)

@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from markupsafe import Markup
 
 from perfuse.errors import InputError, PerfuseError
 from perfuse.evaluation.charts import Chart, theme_json
+from perfuse.evaluation.coverage import coverage_sentence
 from perfuse.evaluation.evaluate import Evaluation, evaluate_run
 from perfuse.evaluation.figures import (
     FEW_VALUES,
     Line,
     breakdown_chart,
     case_charts,
+    coverage_chart,
     gradient_chart,
     loss_chart,
     rate_chart,
@@ -39,6 +42,8 @@ LIMITS = (
     "The networks model linear kinetics; flux and loglinear-rates any regimen, the others intravenous doses alone.",
     "t = 0 and values below the limit of quantification (LOQ) do not count; predictions are raised to LOQ/100, none is "
     "dropped.",
+    "90 % intervals hold on average over drugs drawn as those they were calibrated on, and over values at or above the "
+    "LOQ; not for one drug, and not outside of what the model was trained on.",
     "A network interpolates: bodies, clearances or partition coefficients outside the training range are not covered.",
     "For measured human data, the drug's inputs come from in-vitro values by the simplest published scaling; classical "
     "scaling alone puts 30 % of drugs within 2-fold of their measured clearance.",
@@ -60,7 +65,7 @@ def build_report(run: Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    trained = open_run(Path(run))
+    trained = open_run(Path(run), with_calibration=False)
     stored, not_judged = _evaluations(trained)
     lines = _metrics_lines(trained.folder / "metrics.jsonl")
     training = [loss_chart(lines, trained.config.loss.kind), rate_chart(lines), gradient_chart(lines)] if lines else []
@@ -164,13 +169,28 @@ def _evaluation_context(e: Evaluation, curves: StoredCurves) -> dict[str, object
         else "Darker cells hold more values (log scale). Dashed: 2-fold off.",
         "organs": breakdown_chart(organs, "Error by organ") if len(e["per_organ"]) > 1 else None,
         "windows": breakdown_chart(windows, "Error by time since the first dose") if e["windows"] else None,
+        "coverage": coverage_chart(e["coverage"]) if e["coverage"]["per_organ"] else None,
+        "coverage_note": coverage_sentence(e["coverage"]),
+        "distance_note": _distance_sentence(e),
         "tables": [
             ("organ", _BREAKDOWN, [_breakdown_row(n, s) for n, s in e["per_organ"].items()]),
             ("time window", _BREAKDOWN, [_breakdown_row(n, s) for n, s in e["windows"].items()]),
         ],
         "cases": cases,
+        "has_band": bool(np.isfinite(curves.case_lower).any()),
         "single_organ": bool(cases) and all(len(cast("list[Chart]", c["charts"])) == 1 for c in cases),
     }  # fmt: skip
+
+
+def _distance_sentence(e: Evaluation) -> str:
+    d = e["training_distance"]
+    if d["median_percentile"] is None or d["share_outside"] is None:
+        return f"Distance to the training drugs: not known{': ' + d['note'] if d['note'] else ''}."
+    return (
+        f"Distance to the training drugs: the median judged curve lies at percentile {d['median_percentile']:.0f} of "
+        f"their own distances from one another; {show_percent(d['share_outside'])} % lie beyond percentile 99, where "
+        "no interval is promised."
+    )
 
 
 def _breakdown_row(name: str, s: Mapping[str, object]) -> list[str]:

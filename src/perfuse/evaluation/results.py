@@ -25,6 +25,7 @@ from perfuse.evaluation.judged_data import JudgedData, JudgedRows
 from perfuse.evaluation.metrics import ScoredValues, scored_mask
 from perfuse.evaluation.runs import TrainedRun
 from perfuse.pk.physiology import ORGANS
+from perfuse.training.calibration import Calibration
 
 JSON_NAME = "evaluation.json"
 CURVES_NAME = "evaluation_curves.npz"
@@ -54,6 +55,7 @@ class StoredCurves:
         case_curve_id, case_compound_id, case_matrix: ``(K,)``.
         case_gmfe, case_loq: ``(K,)``.
         case_time_h: ``(K, T)``; case_true, case_pred: ``(K, O, T)``, mg/L; case_scored: ``(K, O, T)`` bool.
+        case_lower, case_upper: ``(K, O, T)`` ends of the 90 % intervals, mg/L; NaN where there is none.
     """
 
     density: np.ndarray
@@ -71,6 +73,8 @@ class StoredCurves:
     case_true: np.ndarray
     case_pred: np.ndarray
     case_scored: np.ndarray
+    case_lower: np.ndarray
+    case_upper: np.ndarray
 
 
 class CaseStore:
@@ -97,9 +101,10 @@ class CaseStore:
         self._sample.append(pair[:, ::step])
 
     def choose(
-        self, source: CurveSource, rows: np.ndarray, predict: Callable[[CurveTable], np.ndarray]
-    ) -> StoredCurves:
-        """The worst, median and best curves, predicted once more."""
+        self, source: CurveSource, rows: np.ndarray, predict: Callable[[CurveTable], np.ndarray],
+        calibration: Calibration | None = None,
+    ) -> StoredCurves:  # fmt: skip
+        """The worst, median and best curves, predicted once more, with intervals where there is a calibration."""
         order = np.argsort(np.where(np.isnan(self._gmfe), np.inf, self._gmfe), kind="stable")
         order = order[: int((~np.isnan(self._gmfe)).sum())]
         each = min(CASES_EACH, max(1, len(order) // 3)) if len(order) else 0
@@ -112,6 +117,8 @@ class CaseStore:
         index = np.asarray([i for _, i in picks], dtype=np.int64)
         table = source.take(rows[index])
         pred = predict(table) if len(index) else table.conc_mg_l
+        nothing = np.full(pred.shape, np.nan)
+        bounds = (nothing, nothing) if calibration is None or not len(index) else calibration.bounds(table, pred)
         sample = np.concatenate(self._sample, axis=1) if self._sample else np.zeros((2, 0))
         return StoredCurves(
             density=self._density, log10_edges=LOG10_EDGES, sample_true=sample[0], sample_pred=sample[1],
@@ -119,6 +126,7 @@ class CaseStore:
             case_curve_id=table.curve_id.astype(str), case_compound_id=table.compound_id.astype(str),
             case_matrix=table.matrix.astype(str), case_gmfe=self._gmfe[index], case_loq=table.loq_mg_l,
             case_time_h=table.time_h, case_true=table.conc_mg_l, case_pred=pred, case_scored=scored_mask(table),
+            case_lower=bounds[0], case_upper=bounds[1],
         )  # fmt: skip
 
 
@@ -199,7 +207,7 @@ def _check_curves(c: StoredCurves) -> None:
         "density": ("i", (h, h)), "log10_edges": ("f", (h + 1,)), "sample_true": ("f", s), "sample_pred": ("f", s),
         "curve_gmfe": ("f", n), **dict.fromkeys(("kind", "case_curve_id", "case_compound_id", "case_matrix"), ("U", k)),
         "case_gmfe": ("f", k), "case_loq": ("f", k), "case_time_h": ("f", (*k, *times)), "case_true": ("f", cases),
-        "case_pred": ("f", cases), "case_scored": ("b", cases),
+        "case_pred": ("f", cases), "case_scored": ("b", cases), "case_lower": ("f", cases), "case_upper": ("f", cases),
     }  # fmt: skip
     for name, (kind, shape) in expected.items():
         array = getattr(c, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
 from perfuse.models.base import CurveModel
 from perfuse.pk.topology import Topology, get_topology
+from perfuse.training.calibration import Calibration
+from perfuse.training.calibration_file import CalibrationRecord, load_calibration
+from perfuse.training.checkpoint import MODEL_FILE
+from perfuse.training.distance_file import training_key
 from perfuse.training.load import load_model
 
 if TYPE_CHECKING:
@@ -26,15 +30,20 @@ class TrainedRun:
 
     Attributes:
         folder: The run's folder (or the checkpoint's, when that was named).
+        checkpoint: The checkpoint's folder.
         model: In eval mode.
         config: The run's configuration.
         topology: The organ graph it was trained on.
         data_path, data_hash: The data it was trained on.
-        train_compounds, validation_compounds, test_compounds: Who was in each part of the split.
+        train_compounds, validation_compounds, test_compounds, calibration_compounds: Who was in each part of the split.
         facts: More for the record: code version, step, epoch.
+        weights_hash: sha256 of the weights' file.
+        training_key: Names the training curves (``training.distance_file.training_key``).
+        calibration, calibration_record: Of its intervals; None where it is not calibrated.
     """
 
     folder: Path
+    checkpoint: Path
     model: CurveModel
     config: RunConfig
     topology: Topology
@@ -43,7 +52,12 @@ class TrainedRun:
     train_compounds: frozenset[str]
     validation_compounds: frozenset[str]
     test_compounds: frozenset[str]
+    calibration_compounds: frozenset[str]
     facts: dict[str, object]
+    weights_hash: str = ""
+    training_key: str = ""
+    calibration: Calibration | None = field(default=None, repr=False)
+    calibration_record: CalibrationRecord | None = field(default=None, repr=False)
 
     @property
     def seen_compounds(self) -> frozenset[str]:
@@ -68,30 +82,43 @@ class TrainedRun:
         }  # fmt: skip
 
 
-def open_run(folder: Path) -> TrainedRun:
+def open_run(folder: Path, with_calibration: bool = True) -> TrainedRun:
     """The run in a folder, by its ``best`` checkpoint, else ``last``.
 
+    Args:
+        folder: Run or checkpoint folder.
+        with_calibration: Whether to read the calibration beside the checkpoint.
+
     Raises:
-        InputError: if there is no usable checkpoint.
+        InputError: if there is no usable checkpoint, or its calibration is damaged or of other weights.
     """
     loaded = load_model(folder)
     state = loaded.meta
     is_checkpoint = loaded.folder == folder and folder.name in ("best", "last")
+    topology, weights_hash = get_topology(state.topology), state.files[MODEL_FILE]
+    found = load_calibration(loaded.folder, weights_hash, topology) if with_calibration else None
+    kept = state.split.calibration
     run = TrainedRun(
         folder=folder.parent if is_checkpoint and (folder.parent / "config.toml").is_file() else folder,
+        checkpoint=loaded.folder,
         model=loaded.model,
         config=loaded.config,
-        topology=get_topology(state.topology),
+        topology=topology,
         data_path=state.data.path,
         data_hash=state.data.content_hash,
         train_compounds=frozenset(state.split.train.compound_ids),
         validation_compounds=frozenset(state.split.validation.compound_ids),
         test_compounds=frozenset(state.split.test.compound_ids),
+        calibration_compounds=frozenset(kept.compound_ids if kept else ()),
         facts={
             "checkpoint": loaded.folder.name, "code_version": state.code_version, "torch_version": state.torch_version,
             "training_curves": state.split.train.n_curves, "step": state.progress.step, "epoch": state.progress.epoch,
             "training_seconds": state.progress.elapsed_s,
         },
+        weights_hash=weights_hash,
+        training_key=training_key(state),
+        calibration=found[0] if found else None,
+        calibration_record=found[1] if found else None,
     )  # fmt: skip
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypedDict
 
+from perfuse.evaluation.coverage import coverage_sentence
 from perfuse.evaluation.evaluate import Evaluation
 from perfuse.evaluation.verdict import show_gmfe, show_percent
 
@@ -77,15 +78,16 @@ def breakdown_table(evaluation: Evaluation, kind: str = "per_organ") -> Table:
 
     table = Table(title="by organ" if kind == "per_organ" else "by time since the first dose", title_justify="left")
     table.add_column("organ" if kind == "per_organ" else "window", no_wrap=True)
-    for heading in ("GMFE", "bias", "% within 1.25x", "% within 2x", "RMSE, mg/L", "values"):
+    for heading in ("GMFE", "bias", "% within 1.25x", "% within 2x", "% in 90 % interval", "RMSE, mg/L", "values"):
         table.add_column(heading, justify="right")
     parts = evaluation["per_organ"] if kind == "per_organ" else evaluation["windows"]
+    coverage = evaluation["coverage"]["per_organ" if kind == "per_organ" else "windows"]
     for name, s in parts.items():
         bias = "n/a" if s["bias"] is None else f"{s['bias']:.4g}"
         rmse = "n/a" if s["rmse"] is None else f"{s['rmse']:.3g}"
         table.add_row(
-            name, show_gmfe(s["gmfe"]), bias, show_percent(s["within_1_25"]), show_percent(s["within_2"]), rmse,
-            str(s["n_values"]),
+            name, show_gmfe(s["gmfe"]), bias, show_percent(s["within_1_25"]), show_percent(s["within_2"]),
+            show_percent(coverage[name]["coverage_90"]) if name in coverage else "n/a", rmse, str(s["n_values"]),
         )  # fmt: skip
     return table
 
@@ -109,6 +111,7 @@ def print_evaluation(evaluation: Evaluation, console: Console, details: bool = F
     if evaluation["n_censored"]:
         share = show_percent(evaluation["censored_predicted_below_lloq"])
         console.print(f"{evaluation['n_censored']} values below the LLOQ, {share} % predicted below it.", **plain)  # type: ignore[arg-type]
+    console.print(coverage_sentence(evaluation["coverage"]), **plain)  # type: ignore[arg-type]
     for note in (n for n in evaluation["notes"] if n not in evaluation["verdict"]):
         console.print(note, **plain)  # type: ignore[arg-type]
     console.print(evaluation["verdict"], style="bold", **plain)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,13 @@ MODELS = {
 }
 
 
+def model_class(config: ModelConfig) -> Callable[..., CurveModel]:
+    """The class of the configured kind, imported."""
+    module, name = MODELS[config.name]
+    found: Callable[..., CurveModel] = getattr(import_module(module), name)
+    return found
+
+
 def build_model(config: ModelConfig, topology: Topology) -> CurveModel:
     """A fresh, unfitted model of the configured kind on a topology."""
-    module, name = MODELS[config.name]
-    model: CurveModel = getattr(import_module(module), name)(config, topology)
-    return model
+    return model_class(config)(config, topology)

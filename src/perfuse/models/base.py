@@ -29,12 +29,14 @@ class ParameterRole:
         lr_scale: Factor on the learning rate.
         eps: AdamW's epsilon: gradients far below it no longer move the parameter.
         start_fraction: Share of the run during which these parameters rest.
+        decay_scale: Factor on the weight decay.
     """
 
     prefixes: tuple[str, ...] = ("",)
     lr_scale: float = 1.0
     eps: float = 1e-8
     start_fraction: float = 0.0
+    decay_scale: float = 1.0
 
 
 class Capabilities(Protocol):
@@ -63,12 +65,11 @@ def check_source_modelled(source: CurveSource, model: str, can: type[Capabilitie
 
 
 def _not_modelled_oral(model: str) -> InputError:
-    return InputError("route", f"is not modelled by {model}", value="oral", allowed="intravenous",
-                      hint="flux and loglinear-rates model doses by mouth")  # fmt: skip
+    return InputError("route", f"is not modelled by {model}", value="oral", allowed="intravenous", hint="flux does")
 
 
 def _not_modelled_saturable(model: str) -> InputError:
-    return InputError("vmax_mg_h", f"is not modelled by {model}", hint="saturable kinetics need the solver or flux")
+    return InputError("vmax_mg_h", f"is not modelled by {model}", hint="flux does")
 
 
 def _not_given(model: str) -> InputError:

@@ -46,16 +46,21 @@ class KnotGrid(nn.Module):
         self.first_h.fill_(min(first_h, last_h / _MIN_RANGE))
         self.last_h.fill_(last_h)
 
+    @property
+    def t0_h(self) -> Tensor:
+        """Scale of u = ln(1 + t / t0), h."""
+        return _SHAPE_FACTOR * self.first_h
+
     def _position(self, time_h: Tensor) -> Tensor:
         """Place of times on the knot axis, in knots: 0 at the first, K - 1 at the last (float64)."""
-        t0 = _SHAPE_FACTOR * self.first_h
+        t0 = self.t0_h
         start, end = torch.log1p(self.first_h / t0), torch.log1p(self.last_h / t0)
         return (torch.log1p(time_h.to(torch.float64) / t0) - start) / (end - start) * (self.n_knots - 1)
 
     @property
     def knot_time_h(self) -> Tensor:
         """Knot times, h, ``(K,)``, float64."""
-        t0 = _SHAPE_FACTOR * self.first_h
+        t0 = self.t0_h
         start, end = torch.log1p(self.first_h / t0), torch.log1p(self.last_h / t0)
         fraction = torch.linspace(0, 1, self.n_knots, dtype=torch.float64, device=t0.device)
         return t0 * torch.expm1(start + (end - start) * fraction)
@@ -81,24 +86,50 @@ class KnotGrid(nn.Module):
         Returns:
             ``(B, O, Q)``, in the dtype of ``log_knots``.
         """
+        weights = self._weights(time_h, log_knots.dtype)
+        inside = log_knots @ (weights[0].T if len(weights) == 1 else weights.mT)
+        beyond_h = (time_h - self.last_h).clamp_min(0).to(log_knots.dtype)
+        if bool((beyond_h > 0).any()):
+            inside = inside + self.terminal_slope(log_knots) * beyond_h[:, None]
+        return inside
+
+    def _weights(self, time_h: Tensor, dtype: torch.dtype) -> Tensor:
+        """What each knot weighs at times up to the last knot, ``(B or 1, Q, K)``; later ones are held at the last."""
         k = self.n_knots
         position = self._position(time_h)
+        columns, weight = self._hermite(position)
+        basis = torch.zeros(*position.shape, 2 * k, dtype=dtype, device=position.device)
+        basis = basis.scatter(-1, columns, weight.to(dtype))  # of values, then of slopes
+        basis[..., k] += position.clamp_max(0).to(dtype)  # before the first knot: straight on in u
+        return basis[..., :k] + basis[..., k:] @ self.slopes.to(dtype)
+
+    def listed(self, log_knots: Tensor, which: Tensor, time_h: Tensor) -> Tensor:
+        """Logs of concentration at a list of times, ``(Q, O)``: of row ``which`` ``(Q,)`` at ``time_h`` ``(Q,)``."""
+        k = self.n_knots
+        position = self._position(time_h)
+        columns, weight = self._hermite(position)
+        both = self._values_and_slopes(log_knots).transpose(1, 2)  # (B, 2 K, O)
+        picked = both.flatten(0, 1).index_select(0, (which[:, None] * 2 * k + columns).flatten())
+        inside = (picked.unflatten(0, (-1, 4)) * weight.to(log_knots.dtype)[..., None]).sum(1)
+        before = position.clamp_max(0).to(log_knots.dtype)[:, None]
+        beyond_h = (time_h - self.last_h).clamp_min(0).to(log_knots.dtype)[:, None]
+        tail = self.terminal_slope(log_knots)[..., 0]
+        return inside + both[:, k][which] * before + tail[which] * beyond_h
+
+    def _hermite(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Columns of ``_values_and_slopes`` and their weights, ``(.., 4)``, in the cubic Hermite basis."""
+        k = self.n_knots
         x = position.clamp(0, k - 1)
         left = x.floor().clamp_max(k - 2)
         f = x - left
-        weight = torch.stack(  # cubic Hermite basis: values left and right, slopes left and right
-            ((1 + 2 * f) * (1 - f) ** 2, f * f * (3 - 2 * f), f * (1 - f) ** 2, f * f * (f - 1)), -1
-        )
-        j = left.long()[..., None] + torch.tensor([0, 1, k, k + 1], device=x.device)
-        basis = torch.zeros(*x.shape, 2 * k, dtype=log_knots.dtype, device=x.device)
-        basis = basis.scatter(-1, j, weight.to(log_knots.dtype))  # (B or 1, Q, 2 K)
-        both = torch.cat((log_knots, log_knots @ self.slopes.to(log_knots.dtype).T), -1)  # values, slopes
-        inside = both @ (basis[0].T if len(basis) == 1 else basis.mT)
-        before = position.clamp_max(0).to(log_knots.dtype)  # in knots, <= 0
-        beyond_h = (time_h - self.last_h).clamp_min(0).to(log_knots.dtype)
-        return inside + both[..., k : k + 1] * before[:, None] + self._terminal_slope(log_knots) * beyond_h[:, None]
+        weight = torch.stack(((1 + 2 * f) * (1 - f) ** 2, f * f * (3 - 2 * f), f * (1 - f) ** 2, f * f * (f - 1)), -1)
+        return left.long()[..., None] + torch.tensor([0, 1, k, k + 1], device=x.device), weight
 
-    def _terminal_slope(self, log_knots: Tensor) -> Tensor:
+    def _values_and_slopes(self, log_knots: Tensor) -> Tensor:
+        """ln C and its slope per knot at each knot, ``(B, O, 2 K)``."""
+        return torch.cat((log_knots, log_knots @ self.slopes.to(log_knots.dtype).T), -1)
+
+    def terminal_slope(self, log_knots: Tensor) -> Tensor:
         """Slope d ln C / dt, 1/h, ``(B, O, 1)``, <= 0: the secant of the last two knots."""
         gap_h = (self.knot_time_h[-1] - self.knot_time_h[-2]).to(log_knots.dtype)
         return ((log_knots[..., -1:] - log_knots[..., -2:-1]) / gap_h).clamp_max(0)

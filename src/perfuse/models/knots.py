@@ -1,45 +1,82 @@
 """``KnotModel``: models whose network gives ln C at fixed knots; everything after the network lives here.
 
-The network predicts, for 1 mg given as a bolus into venous blood at t = 0, how far ln C lies from the training
-mean of its organ and knot, in standard deviations. Other times are interpolated (``knot_grid``), doses are
-superposed (linear kinetics): boluses by shifting time, infusions by integrating the unit response.
+The network predicts, for 1 mg given at once at t = 0 into venous blood or (a dose by mouth, once absorbed) into the gut
+wall, how far ln C lies from the training mean of its organ and knot, in standard deviations. Other times are
+interpolated (``knot_grid``) and doses superposed (``unit_response``).
 
-Before the first knot, where training data say nothing, ln C is continued straight in u, and blended with what a
-bolus starts from: 1 / V in blood, 0 in tissues. The blend decays with a tenth of the first knot's time (mixing is
-faster than the first sample) and is 0 from the first knot on.
+Superposition is right for linear kinetics alone. A saturable drug's network reads its dose, and predicts its one
+intravenous bolus; anything else is refused.
 
-Axis legend: B batch, O reported organs (0 is blood), K knots, T times, D dose events, P quadrature points, Q queries.
+Axis legend: B batch, R unit responses, O reported organs (0 is blood), K knots, T times, D dose events.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perfuse.data.batch import CurveBatch, in_matrix
+from perfuse.data.batch import CurveBatch, blood_factor, in_matrix
 from perfuse.errors import InputError
 from perfuse.models.base import CurveModel
 from perfuse.models.knot_grid import KnotGrid
+from perfuse.models.unit_response import Responses, StartedResponse, superpose
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.system import DoseEvents, SystemParameters
 from perfuse.pk.topology import Topology
 
 N_ORGANS = len(ORGANS)
-_LOG_RANGE = (-80.0, 40.0)
-"""Bounds of ln C per mg: keeps float32 concentrations positive and finite far outside the training range."""
 _MIXING_FRACTION = 0.1
-"""Time constant of mixing before the first knot, over the first knot's time."""
-_QUADRATURE_POINTS = 16
+"""Time constant of mixing before the first knot, over the first knot's time: faster than the first sample."""
 _FIT_CURVES = 1024
 """Curves used for output means and standard deviations; more do not change them visibly."""
 _SMOOTHING = 1e-4
 """Weight of the squared step between neighbouring knots, relative to an organ's observations per knot."""
+_EARLY_FRACTION = 1e-4
+"""First knot over the last, at most, where infusions or doses by mouth are given: they integrate from the start on."""
+_ENOUGH_CURVES = 16
+"""As many curves must show the response to a single bolus for the outputs' statistics to come from those alone."""
 _MIN_SD = 0.1
 """Smallest standard deviation of ln C per organ and knot: below it there is nothing to scale."""
+KINDS = (
+    ("route", "into blood"),
+    ("route", "oral"),
+    ("vmax_mg_h", "no saturable pathway"),
+    ("vmax_mg_h", "a saturable pathway"),
+    ("kp and clearances", "given"),
+    ("kp and clearances", "not given"),
+)
+"""What curves may hold, as field and value; a network knows only what it was trained on."""
+
+
+def kinds_of(batch: CurveBatch) -> Tensor:
+    """Which of ``KINDS`` some curve of a batch is, ``(6,)`` bool."""
+    oral = batch.doses.is_oral
+    saturable = (batch.system.vmax_mg_h > 0).any(1)
+    hidden = torch.isnan(batch.system.kp).any(1) | torch.isnan(batch.system.elimination_l_h).any(1)
+    into_blood = (batch.doses.amount_mg > 0) & ~oral
+    return torch.stack([kind.any() for kind in (into_blood, oral, ~saturable, saturable, ~hidden, hidden)])
+
+
+def check_single_bolus(batch: CurveBatch) -> None:
+    """Refuse regimens that superposition would get wrong.
+
+    Raises:
+        InputError: for a saturable drug that is given otherwise than as one intravenous bolus.
+    """
+    if batch.system.is_linear:
+        return
+    doses = batch.doses
+    given = doses.amount_mg > 0
+    other = (given.sum(1) > 1) | (given & ((doses.duration_h > 0) | doses.is_oral)).any(1)
+    if bool((other & (batch.system.vmax_mg_h > 0).any(1)).any()):
+        raise InputError(
+            "doses", "of a saturable drug do not superpose", allowed="one intravenous bolus",
+            hint="flux and the solver model any regimen",
+        )  # fmt: skip
 
 
 class KnotModel(CurveModel):
@@ -48,103 +85,80 @@ class KnotModel(CurveModel):
     A subclass implements ``_standardised_knots`` and ``_fit_features``.
     """
 
+    models_oral: ClassVar[bool] = True
+    models_saturable: ClassVar[bool] = True
+    models_descriptors: ClassVar[bool] = True
     log_mean: Tensor
     log_sd: Tensor
-    points: Tensor
-    point_weights: Tensor
+    trained_on: Tensor
 
     def __init__(self, topology: Topology, n_knots: int) -> None:
         super().__init__(topology)
         self.grid = KnotGrid(n_knots)
         self.register_buffer("log_mean", torch.zeros(N_ORGANS, n_knots, dtype=torch.float64))
         self.register_buffer("log_sd", torch.ones(N_ORGANS, n_knots, dtype=torch.float64))
-        nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE_POINTS)
-        self.register_buffer("points", torch.as_tensor((nodes + 1) / 2), persistent=False)
-        self.register_buffer("point_weights", torch.as_tensor(weights / 2), persistent=False)
+        self.register_buffer("trained_on", torch.zeros(len(KINDS), dtype=torch.bool))
 
     @abstractmethod
-    def _standardised_knots(self, batch: CurveBatch) -> Tensor:
-        """Deviations from the training mean in standard deviations, ``(B, O, K)``, never in half precision."""
+    def _standardised_knots(self, batch: CurveBatch, responses: Responses | None = None) -> Tensor:
+        """Deviations from the training mean in standard deviations, ``(R, O, K)``, never in half precision.
+
+        Without ``responses``: each curve's to a dose into blood, ``(B, O, K)``.
+        """
 
     @abstractmethod
-    def _fit_features(self, system: SystemParameters) -> None:
+    def _fit_features(self, batch: CurveBatch) -> None:
         """Statistics of the input features."""
 
-    def log_knots(self, batch: CurveBatch) -> Tensor:
-        """Logs, ln (mg/L per mg) at the knots after a unit bolus at t = 0, blood as blood, ``(B, O, K)``, float64.
+    def log_knots(self, batch: CurveBatch, responses: Responses | None = None) -> Tensor:
+        """Logs, ln (mg/L per mg) at the knots after 1 mg at t = 0, blood as blood, ``(R, O, K)``, float64.
 
         Float64 from here on: rounding ln C = -10 to float32 alone would cost 5e-7 of a concentration.
         """
-        return self.log_mean + self.log_sd * self._standardised_knots(batch).to(torch.float64)
+        return self.log_mean + self.log_sd * self._standardised_knots(batch, responses).to(torch.float64)
 
     def _fit(self, batch: CurveBatch) -> None:
-        self._fit_features(batch.system)
+        check_single_bolus(batch)
+        self._fit_features(batch)
+        self.trained_on.copy_(kinds_of(batch))
         step = max(1, len(batch) // _FIT_CURVES)
         fit_outputs(self, batch, torch.arange(0, len(batch), step, device=batch.time_h.device))
 
     def _predict(self, batch: CurveBatch) -> Tensor:
-        log_knots = self.log_knots(batch)
+        if not self.training:
+            self._check_trained_on(batch)
+        check_single_bolus(batch)
+        single = batch.doses.is_single_initial_bolus and bool((batch.doses.amount_mg > 0).all())
+        responses = None if single else Responses.of(batch.doses)
+        log_knots = self.log_knots(batch, responses)
         with torch.autocast(log_knots.device.type, enabled=False):
-            if batch.doses.is_single_initial_bolus:
-                amount = batch.doses.amount_mg[:, :, None].to(log_knots.dtype)
-                conc = amount * self._unit_bolus(log_knots, batch.system, _shared_rows(batch.time_h))
-            else:
-                conc = self._superpose(log_knots, batch)
-            return in_matrix(batch, conc)
+            response = StartedResponse(self.grid, log_knots, start_mg_l(batch.system, responses), _MIXING_FRACTION)
+            if responses is not None:
+                return in_matrix(batch, superpose(response, responses, batch))
+            log_factor = batch.doses.amount_mg[:, :, None].log().repeat(1, N_ORGANS, 1)
+            log_factor[:, 0, 0] += blood_factor(batch).log()
+            return response.at(_shared_rows(batch.time_h), log_factor)
 
-    def _unit_bolus(self, log_knots: Tensor, system: SystemParameters, time_h: Tensor) -> Tensor:
-        """mg/L per mg, ``(B, O, Q)``, at times >= 0 h, ``(B, Q)`` or ``(1, Q)``, after a bolus at 0."""
-        dtype, first_h = log_knots.dtype, self.grid.first_h
-        last_blend = math.exp(-1 / _MIXING_FRACTION)
-        blend = (torch.exp(-time_h / (_MIXING_FRACTION * first_h)) - last_blend) / (1 - last_blend)
-        start = blend.clamp_min(0).to(dtype)[:, None]  # 1 at 0, 0 from the first knot on
-        conc = (1 - start) * self.grid(log_knots, time_h).clamp(*_LOG_RANGE).exp()
-        volume = system.volume_l[:, system.topology.dose_node].to(dtype)[:, None, None]
-        return torch.cat((conc[:, :1] + start / volume, conc[:, 1:]), 1)
+    def _check_trained_on(self, batch: CurveBatch) -> None:
+        unknown = (kinds_of(batch) & ~self.trained_on).nonzero()[:, 0].tolist()
+        if unknown:
+            field, value = KINDS[unknown[0]]
+            name = type(self).__name__.lower()
+            raise InputError(field, f"is of a kind that this {name} was not trained on", value=value)
 
-    def _unit_infusion(
-        self, log_knots: Tensor, system: SystemParameters, elapsed_h: Tensor, duration_h: Tensor
-    ) -> Tensor:
-        """mg/L per mg infused at a constant rate, ``(B, O, D, T)``: the mean unit response over the infusion.
 
-        Gauss-Legendre in v = ln(1 + s / s0), s the time since each small part was given, so that points
-        crowd where the response is steep.
-
-        Args:
-            log_knots: As ``log_knots`` returns them, ``(B, O, K)``.
-            system: Physical parameters.
-            elapsed_h: Time since each infusion began, h, ``(B, D, T)``.
-            duration_h: ``(B, D)``, h, > 0.
-        """
-        s0 = self.grid.first_h / 2
-        newest = torch.log1p((elapsed_h - duration_h[..., None]).clamp_min(0) / s0)[..., None]
-        oldest = torch.log1p(elapsed_h.clamp_min(0) / s0)[..., None]
-        since = s0 * torch.expm1(newest + (oldest - newest) * self.points)  # (B, D, T, P)
-        weight = self.point_weights * (oldest - newest) * (s0 + since) / duration_h[..., None, None]
-        response = self._unit_bolus(log_knots, system, _shared_rows(since.flatten(1))).unflatten(-1, since.shape[1:])
-        return (response * weight.to(response.dtype)[:, None]).sum(-1)
-
-    def _superpose(self, log_knots: Tensor, batch: CurveBatch) -> Tensor:
-        """Sum over doses, mg/L, ``(B, O, T)``. At a dose time: the value before it, but C(0+) for a first bolus."""
-        doses, system = batch.doses, batch.system
-        elapsed, counts = doses.elapsed(batch.time_h)
-        given, infused = doses.amount_mg > 0, doses.duration_h > 0
-        amount = torch.where(counts, doses.amount_mg[..., None], 0.0).to(log_knots.dtype)  # (B, D, T)
-        total = log_knots.new_zeros(len(batch), N_ORGANS, batch.time_h.shape[1])
-        for kind in (~infused, infused):
-            columns = (given & kind).any(0).nonzero()[:, 0]  # dose events that are of this kind in some curve
-            if not len(columns):
-                continue
-            since = elapsed[:, columns]
-            if kind is infused:
-                duration = torch.where(infused, doses.duration_h, 1.0)[:, columns]
-                response = self._unit_infusion(log_knots, system, since, duration)
-            else:
-                response = self._unit_bolus(log_knots, system, _shared_rows(since.clamp_min(0).flatten(1)))
-                response = response.unflatten(-1, since.shape[1:])
-            weight = amount[:, columns] * kind[:, columns, None]
-            total = total + (response * weight[:, None]).sum(2)
-        return total
+def start_mg_l(system: SystemParameters, responses: Responses | None) -> Tensor:
+    """Concentration of each organ just after 1 mg, ``(R, O)``: 1 / V of venous blood, or of the gut, else 0."""
+    topology = system.topology
+    at_organ = torch.zeros(2, N_ORGANS, dtype=torch.float64, device=system.volume_l.device)
+    at_organ[0, 0] = 1.0
+    into_blood = 1 / system.volume_l[:, topology.dose_node, None]
+    if responses is None or topology.absorption_node is None:
+        return into_blood * at_organ[0]
+    at_organ[1, int(topology.node_identity[topology.absorption_node])] = 1.0
+    volume = system.volume_l[:, [topology.dose_node, topology.absorption_node]]  # (B, 2)
+    route = responses.is_oral.long()
+    return at_organ[route] / volume[responses.curve, route][:, None]
 
 
 def _shared_rows(time_h: Tensor) -> Tensor:
@@ -161,12 +175,22 @@ def _since_latest_dose(doses: DoseEvents, time_h: Tensor) -> tuple[Tensor, Tenso
     return torch.where(torch.isfinite(since), since, 0.0), amount
 
 
+def _after_first_bolus(doses: DoseEvents, time_h: Tensor, counts: Tensor) -> Tensor:
+    """Of ``counts`` ``(B, O, T)`` those that show the response to a single bolus, if enough curves have them."""
+    given = doses.amount_mg > 0
+    begun = given[..., None] & (time_h[:, None] >= doses.time_h[..., None])  # (B, D, T)
+    other = begun & ((doses.duration_h > 0) | doses.is_oral)[..., None]
+    clean = counts & ((begun.sum(1) == 1) & ~other.any(1))[:, None]
+    return clean if int(clean.flatten(1).any(1).sum()) >= _ENOUGH_CURVES else counts
+
+
 def fit_outputs(model: KnotModel, batch: CurveBatch, rows: Tensor) -> None:
     """Knot times, and the mean and standard deviation of ln (C / dose) per organ and knot.
 
-    Times span the 1 % quantile of the curves' first to the largest observed time (since the latest, or the
-    first dose). Means are least-squares fits of ln (C / latest dose) by linear interpolation between knots, with
-    a small penalty on steps that fills knots without data; an organ without data takes the other organs' mean.
+    Times span the 1 % quantile of the curves' first to the largest observed time (since the latest, or the first
+    dose), and begin early where responses are integrated. Means are least-squares fits of ln (C / latest dose) by
+    linear interpolation between knots, of what follows a single bolus where enough curves have that, with a small
+    penalty on steps that fills knots without data; an organ without data takes the other organs' mean.
 
     Raises:
         InputError: if no observed value follows a dose.
@@ -183,8 +207,11 @@ def fit_outputs(model: KnotModel, batch: CurveBatch, rows: Tensor) -> None:
     firsts = torch.where(seen, since, torch.inf).amin(1)
     first_dose = torch.where(batch.doses.amount_mg > 0, batch.doses.time_h, torch.inf).amin(1, keepdim=True)
     last_h = (batch.time_h - first_dose)[batch.mask.any(1)].amax()
-    first_h = np.quantile(firsts[torch.isfinite(firsts)].cpu().numpy(), 0.01, method="lower")
-    model.grid.fit(float(first_h), float(last_h))
+    first_h = float(np.quantile(firsts[torch.isfinite(firsts)].cpu().numpy(), 0.01, method="lower"))
+    if bool((batch.doses.is_oral | (batch.doses.duration_h > 0)).any()):
+        first_h = min(first_h, _EARLY_FRACTION * float(last_h))
+    model.grid.fit(first_h, float(last_h))
+    counts = _after_first_bolus(batch.doses, batch.time_h, counts)
 
     conc, counts, since, amount = (x[rows] for x in (batch.conc_mg_l, counts, since, amount))
     factor = torch.where(batch.is_plasma, batch.system.bp_ratio, 1.0)[rows, None]

@@ -12,7 +12,7 @@ from perfuse.config import LstmConfig
 from perfuse.data.batch import CurveBatch
 from perfuse.models.flat import FlatFeatures
 from perfuse.models.knots import N_ORGANS, KnotModel
-from perfuse.pk.system import SystemParameters
+from perfuse.models.unit_response import Responses
 from perfuse.pk.topology import Topology
 
 
@@ -32,12 +32,12 @@ class Lstm(KnotModel):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(hidden, N_ORGANS)
 
-    def _fit_features(self, system: SystemParameters) -> None:
-        self.features.fit(system)
+    def _fit_features(self, batch: CurveBatch) -> None:
+        self.features.fit(batch)
 
-    def _standardised_knots(self, batch: CurveBatch) -> Tensor:
+    def _standardised_knots(self, batch: CurveBatch, responses: Responses | None = None) -> Tensor:
         dtype = self.head.weight.dtype
-        curve = self.encoder(self.features(batch.system).to(dtype))  # (B, H)
+        curve = self.encoder(self.features(batch, responses).to(dtype))  # (B, H)
         h, c = self.start(nn.functional.silu(curve)).unflatten(-1, (2, self.layers, -1)).permute(1, 2, 0, 3)
         place = self.grid.place_in_time(dtype)  # (K, 2)
         b, k = curve.shape[0], place.shape[0]

@@ -12,7 +12,7 @@ from perfuse.config import MlpConfig
 from perfuse.data.batch import CurveBatch
 from perfuse.models.flat import FlatFeatures
 from perfuse.models.knots import N_ORGANS, KnotModel
-from perfuse.pk.system import SystemParameters
+from perfuse.models.unit_response import Responses
 from perfuse.pk.topology import Topology
 
 
@@ -30,11 +30,11 @@ class Mlp(KnotModel):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, N_ORGANS * config.knots)
 
-    def _fit_features(self, system: SystemParameters) -> None:
-        self.features.fit(system)
+    def _fit_features(self, batch: CurveBatch) -> None:
+        self.features.fit(batch)
 
-    def _standardised_knots(self, batch: CurveBatch) -> Tensor:
+    def _standardised_knots(self, batch: CurveBatch, responses: Responses | None = None) -> Tensor:
         dtype = self.head.weight.dtype
-        hidden = self.body(self.features(batch.system).to(dtype))  # (B, H)
+        hidden = self.body(self.features(batch, responses).to(dtype))  # (B, H)
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.to(dtype)).unflatten(-1, (N_ORGANS, -1))

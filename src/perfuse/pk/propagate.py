@@ -68,24 +68,33 @@ def _add_transposed_products(out: Tensor, grad: Tensor, left: Tensor, right: Ten
     return torch.baddbmm(torch.baddbmm(out, grad, right.mT), left.mT, grad)
 
 
+def taylor_exponential(a: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """exp(A) by its Taylor polynomial of degree 16 in Paterson-Stockmeyer form (6 products), and what it went through.
+
+    Good to rounding while the 1-norm of A is at most 1.
+    """
+    a2 = a @ a
+    a3 = a2 @ a
+    a4 = a2 @ a2
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    out = _COEFFICIENT[_TAYLOR_DEGREE] * a4
+    partial = []
+    for block in range(3, -1, -1):
+        if block < 3:
+            partial.append(out)
+            out = out @ a4
+        c = _COEFFICIENT[4 * block : 4 * block + 4]
+        out = out + (c[0] * eye + c[1] * a + c[2] * a2 + c[3] * a3)
+    return out, [a2, a4, *partial]
+
+
 class _MatrixTaylor(torch.autograd.Function):
-    """exp(A) by its Taylor polynomial of degree 16 in Paterson-Stockmeyer form (6 products)."""
+    """``taylor_exponential`` with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> Tensor:
-        a2 = a @ a
-        a3 = a2 @ a
-        a4 = a2 @ a2
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        out = _COEFFICIENT[_TAYLOR_DEGREE] * a4
-        partial = []
-        for block in range(3, -1, -1):
-            if block < 3:
-                partial.append(out)
-                out = out @ a4
-            c = _COEFFICIENT[4 * block : 4 * block + 4]
-            out = out + (c[0] * eye + c[1] * a + c[2] * a2 + c[3] * a3)
-        ctx.save_for_backward(a, a2, a4, *partial)
+        out, steps = taylor_exponential(a)
+        ctx.save_for_backward(a, *steps)
         return out
 
     @staticmethod

@@ -33,6 +33,12 @@ class Ema:
         self._average = [p.detach().clone() for p in self._parameters]
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Start again from the parameters as they are now."""
+        self.updates = 0
+        self._average = [p.detach().clone() for p in self._parameters]
+
+    @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the parameters; call after every optimiser step."""
         self.updates += 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perfuse.config import RunConfig
 from perfuse.errors import InputError
-from perfuse.models import build_model
+from perfuse.models import build_model, model_class
 from perfuse.models.base import CurveModel
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import get_topology
@@ -59,7 +59,8 @@ def load_model(path: Path) -> LoadedModel:
             before the first training step.
     """
     checkpoint = load_checkpoint(find_model(path))
-    if checkpoint.state.progress.step == 0:
+    progress = checkpoint.state.progress
+    if progress.step == 0 and progress.best_step < 0:  # what a run starts from may already be fitted, and the best
         raise InputError("RUN", "holds an untrained model", value=str(path), hint="continue it with --resume")
     model = model_of(checkpoint)
     return LoadedModel(model.eval(), checkpoint.state.config, checkpoint.state, checkpoint.folder)
@@ -88,6 +89,7 @@ def model_of(checkpoint: Checkpoint) -> CurveModel:
             "checkpoint elimination_names", "differ from the topology's", value=",".join(state.elimination_names),
             allowed=",".join(topology.elimination_names), where=where,
         )  # fmt: skip
+    model_class(state.config.model)  # imported first: tensors that modules make as they load must have contents
     with torch.device("meta"):
         check_weights(build_model(state.config.model, topology), checkpoint.model, where)
     model = build_model(state.config.model, topology)
@@ -114,7 +116,10 @@ def check_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in tensors:
-            raise InputError(f"checkpoint tensor {name}", "is missing: it is of another model", where=where)
+            raise InputError(
+                f"checkpoint tensor {name}", "is missing: it is of another model or version", hint="train again",
+                where=where,
+            )  # fmt: skip
         found = tensors[name]
         if found.shape != tensor.shape or found.dtype != tensor.dtype:
             raise InputError(

@@ -147,6 +147,11 @@ class Trainer:
         keeper.save_last()
         return ending
 
+    def validate_start(self, keeper: Keeper) -> None:
+        """Score what a run starts from, where that may already be the best there is."""
+        self.keeper = keeper
+        self._validate()
+
     # -- one epoch ---------------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> Ending:
@@ -328,14 +333,15 @@ class Trainer:
         progress.validated_step = progress.step
         progress.interval = IntervalRecord()
         if result.loss < progress.best_val_loss:
-            progress.best_val_loss, progress.best_epoch, progress.best_step = result.loss, progress.epoch, progress.step
+            progress.best_val_loss, progress.best_step = result.loss, progress.step
+            progress.best_epoch = progress.epoch if progress.step else -1
             self._keeper().take_best()
         self._display.validated(result.loss)
         updates = max(interval.updates, 1)
         self._logs.write(
             {
                 **result.metrics,
-                "epoch": progress.epoch + 1,
+                "epoch": progress.epoch + 1 if progress.step else 0,
                 "step": progress.step,
                 "train_loss": interval.loss_total / interval.loss_weight if interval.loss_weight else math.nan,
                 "val_loss": result.loss,

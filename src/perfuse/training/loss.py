@@ -23,9 +23,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from perfuse.config import LossConfig
 from perfuse.data.batch import CurveBatch
@@ -82,6 +84,27 @@ def organ_weights(weight: Mapping[str, float]) -> Tensor:
     return values / values.mean()
 
 
+class _LogSquares(torch.autograd.Function):
+    """(ln pred - ln true)^2 where a value counts, else 0, with its slope made on the way: one pass instead of ten."""
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, true: Tensor, counts: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.pred_dtype = pred.dtype
+        pred = pred.to(dtype)
+        residual = pred.clamp_min(FLOOR_MG_L).log_().sub_(true.to(dtype).clamp_min(FLOOR_MG_L).log_())
+        if ctx.needs_input_grad[0]:
+            # Where the prediction is below the floor, or none, it has no gradient.
+            slope = torch.where(counts & (pred >= FLOOR_MG_L), (2 * residual).div_(pred), 0.0)
+            ctx.save_for_backward(slope)
+        return torch.where(counts, residual.square_(), 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (slope * grads[0]).to(ctx.pred_dtype), None, None, None
+
+
 class CurveLoss:
     """The configured loss.
 
@@ -135,6 +158,8 @@ class CurveLoss:
     def _values(self, pred: Tensor, batch: CurveBatch, has_censored: bool) -> Tensor:
         """Loss of each value, ``(B, O, T)``; 0, with a gradient of 0, where it does not count."""
         counts = self._counts(batch)
+        if self.config.kind == "log_mse" and not has_censored:
+            return _LogSquares.apply(pred, batch.conc_mg_l, counts, self.dtype)
         # Blank both sides before the arithmetic: a masked infinity would otherwise give a gradient of 0 * inf.
         one = torch.ones((), dtype=self.dtype, device=pred.device)
         pred = torch.where(counts, pred.to(self.dtype), one)

@@ -40,7 +40,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
         raise PerfuseError("the model has no trainable parameter")
     groups = [
         {
-            "params": parameters, "weight_decay": config.weight_decay if decay else 0.0, "eps": roles[role].eps,
+            "params": parameters, "eps": roles[role].eps,
+            "weight_decay": config.weight_decay * roles[role].decay_scale if decay else 0.0,
             "lr_scale": roles[role].lr_scale, "start_fraction": roles[role].start_fraction,
         }
         for (role, decay), parameters in sorted(members.items(), key=lambda item: item[0])

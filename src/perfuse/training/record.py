@@ -44,11 +44,12 @@ class PartRecord(_Record):
 
 
 class SplitRecord(_Record):
-    """Which curves trained the model; ``test`` and ``validation`` did not."""
+    """Which curves trained the model; the others did not. ``calibration`` is None where nothing was kept for it."""
 
     train: PartRecord
     validation: PartRecord
     test: PartRecord
+    calibration: PartRecord | None = None
 
 
 class IntervalRecord(_Record):
@@ -212,4 +213,5 @@ def split_record(source: CurveSource, split: Split) -> SplitRecord:
         train=_part_record(source, split.train),
         validation=_part_record(source, split.validation),
         test=_part_record(source, split.test),
+        calibration=_part_record(source, split.calibration) if len(split.calibration) else None,
     )

@@ -1,6 +1,7 @@
 """``train``: split -> model -> normalisation from the training split only -> loop, in a folder of its own.
 
-A run's folder holds ``best/``, ``last/``, ``config.toml``, ``metrics.jsonl`` and ``tensorboard/``.
+A run's folder holds ``best/``, ``last/``, ``config.toml``, ``metrics.jsonl``, ``tensorboard/`` and
+``training_distance.safetensors``.
 """
 
 from __future__ import annotations
@@ -27,15 +28,20 @@ from perfuse.errors import InputError, PerfuseError
 from perfuse.files import write_atomic
 from perfuse.models import build_model
 from perfuse.models.base import check_source_modelled
+from perfuse.models.flux import LoglinearRates
 from perfuse.pk.physiology import ORGANS
 from perfuse.training.budget import TIMED_STEPS, Budget
 from perfuse.training.checkpoint import Checkpoint, find_checkpoint
+from perfuse.training.distance import fit_distance
+from perfuse.training.distance_file import DISTANCE_FILE, save_distance, training_key
 from perfuse.training.ema import Ema
+from perfuse.training.gauss_newton import FitReport, fits_exponents, start_exponents
 from perfuse.training.interrupt import Interruption
 from perfuse.training.keeper import Keeper, Learner
 from perfuse.training.logs import RunLogs
 from perfuse.training.loop import Parts, Trainer
 from perfuse.training.loss import CurveLoss
+from perfuse.training.memory import keep_freed_memory
 from perfuse.training.optimizer import make_optimizer
 from perfuse.training.precision import LossScaler, make_fabric
 from perfuse.training.progress import ProgressDisplay
@@ -75,7 +81,7 @@ class TrainResult:
         best_val_loss, best_epoch, best_step: The best validation (epochs count from 1).
         validation: Metrics of the last validation.
         seconds: Wall-clock time of all sessions.
-        n_train, n_validation, n_test: Curves in each part.
+        n_train, n_validation, n_test, n_calibration: Curves in each part.
     """
 
     run: Path
@@ -90,6 +96,7 @@ class TrainResult:
     n_train: int
     n_validation: int
     n_test: int
+    n_calibration: int = 0
 
 
 def train(
@@ -120,6 +127,7 @@ def train(
         PerfuseError: when training cannot go on.
     """
     started = time.monotonic()
+    keep_freed_memory()
     out = Path(out)
     checkpoint = read_last(out) if resume else None
     if checkpoint is None:
@@ -135,6 +143,7 @@ class _Session:
         self, source: CurveSource, config: RunConfig, out: Path, checkpoint: Checkpoint | None,
         validate: MetricFunction | None, data_path: str, started: float,
     ) -> None:  # fmt: skip
+        self.source = source
         self.split = split_curves(source, config.split, config.seed)
         self.config = config = resolve(config, len(self.split.train))
         self.out = out
@@ -155,6 +164,8 @@ class _Session:
         if checkpoint is None:
             model.fit_normalisation(to_batch(source.take(_sample(self.split.train, config.seed))))
         model.to(self.fabric.device)
+        if isinstance(model, LoglinearRates):
+            model.gauss_newton = fits_exponents(config, model)
         ema = Ema(model, config.training.ema_decay) if config.training.ema_decay > 0 else None
         learner = Learner(model, make_optimizer(model, config.optimizer), ema)
         steps_per_epoch = math.ceil(len(loader) / config.training.accumulate)
@@ -210,12 +221,37 @@ class _Session:
                 every_s = 60 * self.config.training.checkpoint_every_minutes
                 keeper = Keeper(self.out, self.parts.learner, trainer.state, every_s)
                 if self.checkpoint is None:
+                    if (report := self._start_exponents()) is not None:
+                        display.note(report.line())
+                        trainer.validate_start(keeper)
                     keeper.save_last()  # from here on the run can be resumed
                 ending = trainer.run(keeper)
+                self._keep_distance()
                 return self._result(ending, trainer.validation)
         finally:
             display.close()
             logs.close()
+
+    def _start_exponents(self) -> FitReport | None:
+        """What a fresh ``flux`` or ``loglinear-rates`` does before its first step."""
+        learner, left_s = self.parts.learner, self.budget.left_s()
+        if not (isinstance(learner.model, LoglinearRates) and learner.model.gauss_newton):
+            return None
+        report = start_exponents(
+            learner.model, self.source, self.split.train, self.config, self.parts.device,
+            left_s if math.isfinite(left_s) else None,
+        )  # fmt: skip
+        if learner.ema is not None:
+            learner.ema.restart()
+        return report
+
+    def _keep_distance(self) -> None:
+        """What a prediction's distance to the training drugs is measured from, once a run."""
+        if self.checkpoint is not None and (self.out / DISTANCE_FILE).is_file():
+            return
+        distance = fit_distance(self.source, self.split.train, self.config.seed)
+        if distance is not None:
+            save_distance(self.out, distance, training_key(self.template))
 
     def _has_nothing_to_do(self) -> bool:
         """Whether a finished run is asked to go on with no more epochs, time or patience than it had."""
@@ -234,7 +270,7 @@ class _Session:
             best_val_loss=progress.best_val_loss, best_epoch=progress.best_epoch + 1, best_step=progress.best_step,
             validation=dict(self.template.validation if validation is None else validation),
             seconds=progress.elapsed_s, n_train=len(self.split.train), n_validation=len(self.split.validation),
-            n_test=len(self.split.test),
+            n_test=len(self.split.test), n_calibration=len(self.split.calibration),
         )  # fmt: skip
 
 
