@@ -55,10 +55,13 @@ def test_positive_conserving_and_mass_balanced_in_mg(kind: str, topology: str) -
     assert (conc[..., 1:] > 0).all()
     dose = batch.doses.amount_mg.expand(-1, amounts.shape[-1])
     torch.testing.assert_close(amounts.sum(1), dose, rtol=1e-9, atol=0)
-    # The same in concentrations with the given volumes: sum V_i C_i + eliminated = dose.
-    n = batch.system.topology.n_nodes
-    in_body = (amounts[:, :n] / batch.system.volume_l[..., None] * batch.system.volume_l[..., None]).sum(1)
-    torch.testing.assert_close(in_body + amounts[:, n:].sum(1), dose, rtol=1e-9, atol=0)
+    # The same in what is predicted: sum V_i C_i over reported organs, arterial blood, and what was eliminated.
+    n, nodes = batch.system.topology.n_nodes, batch.system.topology.organ_node
+    blood = torch.where(batch.is_plasma, batch.system.bp_ratio, 1.0)
+    factor = torch.cat((blood[:, None], torch.ones(len(batch), conc.shape[1] - 1)), 1)
+    reported = (conc * factor[..., None] * batch.system.volume_l[:, nodes][..., None]).sum(1)
+    others = amounts[:, sorted(set(range(n)) - set(nodes.tolist()))].sum(1)
+    torch.testing.assert_close(reported + others + amounts[:, n:].sum(1), dose, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

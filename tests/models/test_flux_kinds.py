@@ -14,6 +14,7 @@ from perfuse.errors import InputError
 from perfuse.models import build_model
 from perfuse.models.flux import LoglinearRates
 from perfuse.pk.mechanistic import mechanistic_rates, solve
+from perfuse.pk.system import DoseEvents
 
 TASKS = ("T2", "T3", "T4", "T7")
 
@@ -94,15 +95,89 @@ def test_state_dependent_edges_saturate_and_fixed_ones_do_not() -> None:
         torch.testing.assert_close(fixed(double), 2 * fixed(batch), rtol=1e-9, atol=0)
 
 
-def test_frozen_pathways_are_linear_in_dose_at_a_given_amount() -> None:
+def test_frozen_pathways_are_linear_at_a_given_amount() -> None:
     batch = make_batch("T4")
     model = make_model(batch, LoglinearRatesConfig(state_dependent=True))
     with torch.no_grad():
         rates = model.log_rates(batch)
-        frozen = model.concentrations(rates, batch, frozen=True)
         exact = model.concentrations(rates, batch)
-    assert not torch.allclose(frozen, exact, rtol=1e-3)
-    assert torch.isfinite(frozen).all()
+        frozen = model.concentrations(rates, batch, frozen=True)
+        assert not torch.allclose(frozen, exact, rtol=1e-3)
+        wide = replace(rates, pathways=rates.pathways + torch.tensor([0.0, 25.0]))  # half amounts out of reach
+        torch.testing.assert_close(
+            model.concentrations(wide, batch, frozen=True), model.concentrations(wide, batch), rtol=1e-5, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_later_dose_cannot_change_earlier_times_of_a_saturable_drug(kind: str) -> None:
+    batch = make_batch("T4")
+    one = batch.doses.amount_mg[:, :1]
+    at = torch.tensor([[0.0, 6.0]]).double().expand(len(batch), 2)
+
+    def with_second(factor: float) -> CurveBatch:
+        doses = DoseEvents(at.clone(), torch.cat((one, factor * one), 1), torch.zeros_like(at))
+        return replace(batch, doses=doses)
+
+    model = make_model(batch, CONFIGS[kind])
+    with torch.no_grad():
+        small, large = model(with_second(1.0)), model(with_second(5.0))
+    early = batch.time_h[0] <= 6
+    torch.testing.assert_close(large[..., early], small[..., early], rtol=1e-6, atol=1e-12)
+    assert not torch.allclose(large[..., ~early], small[..., ~early], rtol=0.1)
+
+
+def test_saturable_drugs_need_to_have_been_trained_on() -> None:
+    linear, saturable = make_batch("T2"), make_batch("T4")
+    with pytest.raises(InputError, match="vmax_mg_h is not 0, and the model was not trained on saturable drugs"):
+        make_model(linear, LoglinearRatesConfig())(saturable)
+    prior = make_model(linear, FluxConfig(hidden=8, prior="mechanistic"), scramble=False)
+    with torch.no_grad():
+        assert torch.isfinite(prior(saturable)).all()
+        assert torch.isfinite(make_model(saturable, CONFIGS["flux"])(linear)).all()
+
+
+def test_what_training_had_must_be_given() -> None:
+    batch = make_batch("T7")
+    model = make_model(batch, LoglinearRatesConfig())
+    unknown = replace(batch, descriptors=torch.full_like(batch.descriptors, torch.nan))
+    full = replace(
+        batch.system, kp=torch.full_like(batch.system.kp, 2.0),
+        elimination_l_h=torch.ones_like(batch.system.elimination_l_h),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="logp and mw_g_mol are not given"):
+        model(replace(unknown, system=full))
+    with pytest.raises(InputError, match="ps_l_h is not given"):
+        make_model(replace(batch, system=full), LoglinearRatesConfig())
+
+
+def test_a_ps_of_zero_is_a_very_small_one() -> None:
+    batch = make_batch("T7")
+    ones = torch.ones_like(batch.system.elimination_l_h)
+    ps = torch.ones_like(batch.system.ps_l_h)
+    ps[0] = 0
+    full = replace(batch.system, kp=torch.full_like(batch.system.kp, 2.0), elimination_l_h=ones, ps_l_h=ps)
+    model = make_model(replace(batch, system=full), LoglinearRatesConfig())
+    with torch.no_grad():
+        assert torch.isfinite(model(replace(batch, system=full))).all()
+
+
+def test_the_mechanistic_prior_starts_unknown_clearances_in_bodies_of_any_size() -> None:
+    batch = make_batch("T7")
+    small = replace(batch.system, volume_l=batch.system.volume_l / 280, flow_l_h=batch.system.flow_l_h / 300)
+    model = make_model(batch, FluxConfig(hidden=8, drug_hidden=8, prior="mechanistic"), scramble=False)
+    with torch.no_grad():
+        assert torch.isfinite(model(replace(batch, system=small))).all()
+
+
+@pytest.mark.parametrize("log_features", [True, False])
+def test_half_amounts_start_at_a_typical_amount(log_features: bool) -> None:
+    batch = make_batch("T4")
+    model = make_model(batch, FluxConfig(hidden=8, log_features=log_features), scramble=False)
+    with torch.no_grad():
+        half_mg = model.log_rates(batch).pathways[..., 1].exp()
+    geometric = batch.doses.amount_mg[:, 0].log().mean().exp()
+    torch.testing.assert_close(half_mg, torch.full_like(half_mg, 0.05 * float(geometric)))
 
 
 @pytest.mark.parametrize("kind", ["flux", "loglinear-rates"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +19,7 @@ from perfuse.config import RunConfig, load_config, resolve
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.training.checkpoint import load_checkpoint
+from perfuse.training.interrupt import Interrupted
 from perfuse.training.load import load_model
 from perfuse.training.loop import NonFiniteError, Trainer
 from perfuse.training.precision import LossScaler
@@ -484,3 +487,65 @@ def test_a_start_that_left_no_checkpoint_may_be_tried_again(
     result = train(small_table, config(training={"epochs": 1}), run)
     assert result.steps == 4
     assert '"step": 99' not in (run / "metrics.jsonl").read_text()
+
+
+# -- the start by Gauss-Newton
+
+
+def fitted_start(config: MakeConfig, model: str = "loglinear-rates", **training: object) -> RunConfig:
+    return config(model, {"start": "gauss-newton"}, training={"epochs": 2, **training})
+
+
+@pytest.mark.parametrize("model", ["flux", "loglinear-rates"])
+def test_a_fitted_start_is_validated_as_epoch_0_and_may_be_the_best(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines, model: str
+) -> None:
+    result = train(small_table, fitted_start(config, model, ema_decay=0.9), tmp_path / "run")
+    rows = lines(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert rows[0]["step"] == 0
+    assert rows[0]["val_loss"] < 1e-4
+    assert result.best_val_loss == min(row["val_loss"] for row in rows)
+    assert (tmp_path / "run" / "best").is_dir()
+    loaded = load_model(tmp_path / "run")
+    assert loaded.meta.progress.best_val_loss < 1e-4
+
+
+def test_a_signal_at_the_fitted_start_loses_nothing(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = fitted_start(config)
+    train(small_table, c, tmp_path / "whole")
+    score = Trainer._score
+
+    def interrupted(self: Trainer) -> object:
+        self._interruption.received = signal.SIGINT
+        return score(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_score", interrupted)
+        with pytest.raises(Interrupted):
+            train(small_table, c, tmp_path / "run")
+    train(small_table, c, tmp_path / "run", resume=True)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    kept, whole = lines(tmp_path / "run"), lines(tmp_path / "whole")
+    assert [row["epoch"] for row in kept] == [row["epoch"] for row in whole] == [0, 1, 2]
+    assert [row["val_loss"] for row in kept] == [row["val_loss"] for row in whole]
+
+
+def test_a_signal_during_the_fit_saves_nothing_and_the_run_may_start_again(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perfuse.training import run as module
+
+    def signalled(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fit(*arguments)
+
+    fit = module.start_exponents
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "start_exponents", signalled)
+        with pytest.raises(Interrupted, match="nothing is saved, start it again") as stopped:
+            train(small_table, fitted_start(config), tmp_path / "run")
+    assert stopped.value.exit_code == 143
+    train(small_table, fitted_start(config), tmp_path / "run")

@@ -24,6 +24,8 @@ N_IDENTITIES = 15
 """The 14 reported organs and arterial blood."""
 MIN_CLEARANCE_L_H = 1e-6
 """Floor for the logarithm of a clearance of zero."""
+MIN_PS_L_H = 1e-6
+"""Floor for the logarithm of a permeability-surface product of zero."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,6 @@ class GraphIndex:
         ends: ``(W, 2 N)``: adds what source and target nodes send to each way.
         inflow: ``(N, W)``: sums ways into their target nodes.
         inflow_share: ``(N, 1, 1)``: 1 over the number of ways into each node (at least 1).
-        edge_class: ``(E,)``: 2 x source is blood + target is blood.
-        organ_node: ``(14,)`` node of each reported organ.
         identity: ``(N,)`` node identities (organ index; 14 is arterial blood).
         is_blood: ``(N,)`` bool.
         elimination_source: ``(M,)``.
@@ -56,8 +56,6 @@ class GraphIndex:
     ends: Tensor
     inflow: Tensor
     inflow_share: Tensor
-    edge_class: Tensor
-    organ_node: Tensor
     identity: Tensor
     is_blood: Tensor
     elimination_source: Tensor
@@ -78,7 +76,7 @@ def _graph_index(topology: Topology, device: str) -> GraphIndex:
     x = len(topology.exchanges)
     kind = torch.tensor([0] * topology.n_edges + [1] * x + [2] * x)
     is_blood = torch.as_tensor(topology.is_blood)
-    drains_blood, fills_blood = is_blood[edge_index]
+    drains_blood = is_blood[edge_index[0]]
     from_blood, from_tissue = drains_blood.nonzero()[:, 0], (~drains_blood).nonzero()[:, 0]
     return GraphIndex(
         source=edge_index[0].to(device),
@@ -89,8 +87,6 @@ def _graph_index(topology: Topology, device: str) -> GraphIndex:
         ends=torch.cat((source_of, target_of), 1).to(device),
         inflow=target_of.T.contiguous().to(device),
         inflow_share=(1 / target_of.sum(0).clamp_min(1))[:, None, None].to(device),
-        edge_class=(2 * drains_blood.long() + fills_blood.long()).to(device),
-        organ_node=torch.as_tensor(topology.organ_node).to(device),
         identity=torch.as_tensor(topology.node_identity).to(device),
         is_blood=is_blood.to(device),
         elimination_source=torch.tensor([e.source for e in topology.eliminations]).to(device),
@@ -187,7 +183,7 @@ class LogFeatures:
         fup, bp_ratio: ``(B,)``.
         ps: ``(B, X)``.
         vmax, km_u: ``(B, P)``; 0 where there is no pathway.
-        dose: ``(B,)``, of all doses together.
+        dose: ``(B,)``, the curve's first, so that nothing depends on what comes later.
     """
 
     volume: Tensor
@@ -271,11 +267,17 @@ def log_features(
         elimination=elimination.log(),
         fup=system.fup.log(),
         bp_ratio=system.bp_ratio.log(),
-        ps=ps.to(system.volume_l.dtype).log(),
+        ps=ps.to(system.volume_l.dtype).clamp_min(MIN_PS_L_H).log(),
         vmax=torch.where(has_pathway, system.vmax_mg_h, 1.0).log(),
         km_u=torch.where(has_pathway, system.km_u_mg_l, 1.0).log(),
-        dose=torch.zeros_like(system.fup) if doses is None else doses.amount_mg.to(system.fup.dtype).sum(1).log(),
+        dose=torch.zeros_like(system.fup) if doses is None else _first_dose_mg(doses).to(system.fup.dtype).log(),
     )
+
+
+def _first_dose_mg(doses: DoseEvents) -> Tensor:
+    """Amount of each curve's first dose, mg, ``(B,)``."""
+    start = torch.where(doses.amount_mg > 0, doses.start_h, torch.inf)
+    return doses.amount_mg.gather(1, start.argmin(1, keepdim=True))[:, 0]
 
 
 def raw_features(logs: LogFeatures) -> LogFeatures:

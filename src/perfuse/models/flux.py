@@ -37,11 +37,13 @@ from perfuse.pk.topology import Topology
 
 _NETWORK_START = 0.4
 _CALM_EPS = 1e-3
-"""The network acts where data demand it: it starts at zero, moves ten times slower than the exponents, waits until they
-have found their place (by Gauss-Newton, or for the first 40 % of a run), and then follows only gradients (of ln C
+"""The network acts where data demand it: it starts at zero, moves slowly beside the exponents, waits until they have
+found their place (by Gauss-Newton, or for the first 40 % of a run), and then follows only gradients (of ln C
 squared) above 1e-3. So do the exponents after Gauss-Newton. Without this, on data that exponents alone explain, the
 network takes over part of them (flow 0.6, Kp -0.76 instead of 1, -1)."""
 
+_CLEARANCE_SHARE = 0.01
+"""Of the greatest blood flow: where a prior starts an unknown clearance, in a body of any size."""
 _DRUG_DECAY = 300.0
 """Times the weight decay: messages from the drug have 40,000 weights for some thousand drugs. On T7 a decay of 0.03
 ended at a validation loss of 0.019 where 1e-4 and 0.3 ended at 0.025."""
@@ -58,14 +60,17 @@ class LoglinearRates(CurveModel):
     models_saturable = True
     models_descriptors = True
     reads_descriptors: Tensor
+    trained_on_saturable: Tensor
 
     def __init__(self, config: LoglinearRatesConfig | FluxConfig, topology: Topology) -> None:
         super().__init__(topology)
         self.gauss_newton = config.start == "gauss-newton"
+        self.has_prior = getattr(config, "prior", "none") != "none"
         self.register_buffer("reads_descriptors", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("trained_on_saturable", torch.zeros((), dtype=torch.bool))
         self.classes = RateClasses(
             topology, state_dependent=config.state_dependent, conserve=getattr(config, "conserve", True),
-            has_prior=getattr(config, "prior", "none") != "none",
+            has_prior=self.has_prior,
         )  # fmt: skip
         self.latents = LinearLatents(topology)
 
@@ -110,8 +115,9 @@ class LoglinearRates(CurveModel):
 
     def _fit(self, batch: CurveBatch) -> None:
         self.reads_descriptors.fill_(has_descriptors(batch))
+        self.trained_on_saturable.fill_(not batch.system.is_linear)
         features, graph = self._features(batch)
-        self.classes.fit(features, graph)
+        self.classes.fit(features, graph, float(self._logs(batch).dose.mean()))
         if self.reads_descriptors:
             self.latents.fit(batch)
 
@@ -119,8 +125,12 @@ class LoglinearRates(CurveModel):
         """Logs of what is given; what descriptors stand for reads 0.
 
         Raises:
-            InputError: for curves without Kp or clearances, if the training curves had them.
+            InputError: for curves that lack what the training curves had (Kp, clearances, PS; or descriptors).
         """
+        if self.reads_descriptors and bool(torch.isnan(batch.descriptors[:, :2]).any()):
+            raise InputError("logp and mw_g_mol", "are not given", hint="the model was trained on descriptors")
+        if not self.reads_descriptors and bool(torch.isnan(batch.system.ps_l_h).any()) and not has_descriptors(batch):
+            raise InputError("ps_l_h", "is not given", hint="permeability-limited organs need it beside Kp")
         if not self.reads_descriptors and has_descriptors(batch):
             raise InputError(
                 "kp and clearances", "are not given", hint="the model was trained on curves that give them"
@@ -168,6 +178,9 @@ class LoglinearRates(CurveModel):
             return organ_concentrations(batch.system, amounts, blood_factor(batch))
 
     def _predict(self, batch: CurveBatch) -> Tensor:
+        if not (batch.system.is_linear or self.trained_on_saturable or self.has_prior):
+            raise InputError("vmax_mg_h", "is not 0, and the model was not trained on saturable drugs",
+                             hint="train it on some, or with a prior")  # fmt: skip
         return self.concentrations(self.log_rates(batch), batch)
 
 
@@ -211,9 +224,10 @@ class Flux(LoglinearRates):
     def _prior(self, batch: CurveBatch) -> Tensor:
         """What ln rate constants start from, ``(B, W)``."""
         system = batch.system
-        if self.reads_descriptors:  # what is not known counts as 1
-            kp, cl, ps = (torch.ones_like(x) for x in (system.kp, system.elimination_l_h, system.ps_l_h))
-            system = replace(system, kp=kp, elimination_l_h=cl, ps_l_h=ps)
+        if self.reads_descriptors:  # Kp and PS that are not known count as 1, clearances as a share of the flow
+            cl = _CLEARANCE_SHARE * system.flow_l_h.amax(1, keepdim=True).expand_as(system.elimination_l_h)
+            ones = torch.ones_like(system.ps_l_h, dtype=system.kp.dtype)
+            system = replace(system, kp=torch.ones_like(system.kp), elimination_l_h=cl, ps_l_h=ones)
         if self.prior == "mechanistic":
             return mechanistic_rates(system).clamp_min(1e-12).log()
         logs, graph = log_features(system), graph_index(system.topology, system.kp.device)

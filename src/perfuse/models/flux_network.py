@@ -29,7 +29,7 @@ from perfuse.models.features import (
 from perfuse.pk.topology import Topology
 
 _RESIDUAL_SCALE = 0.1
-"""The network's last layer starts at zero and its output moves ten times slower than the exponents."""
+"""The network's last layer starts at zero, and its output moves slowly beside the exponents."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,10 @@ class FluxNetwork(nn.Module):
         self.flow_out = nn.Linear(hidden, 1)
         self.elimination_out = nn.Linear(hidden, 1)
         last = [self.flow_out, self.elimination_out]
+        # An edge whose rate depends on the amount must not depend on the dose as well.
+        self.pathway_columns = len(PATHWAY_FEATURES) - config.state_dependent
         if self.saturable_node is not None:
-            self.pathway_hidden = _node_head(hidden + len(PATHWAY_FEATURES), hidden)
+            self.pathway_hidden = _node_head(hidden + self.pathway_columns, hidden)
             self.pathway_out = nn.Linear(hidden, 2)
             last.append(self.pathway_out)
         for layer in last:
@@ -183,7 +185,7 @@ class FluxNetwork(nn.Module):
     def _pathways(self, nodes: Tensor, z: LogFeatures) -> Tensor:
         """Hidden features of each saturable pathway, ``(B, P, H)``."""
         assert self.saturable_node is not None
-        features = z.on_pathways(self.saturable_node)
+        features = z.on_pathways(self.saturable_node)[..., : self.pathway_columns]
         node = nodes[self.saturable_node].float()[:, None].expand(-1, features.shape[1], -1)
         hidden: Tensor = self.pathway_hidden(torch.cat((node, features), -1))
         return hidden

@@ -110,16 +110,16 @@ class RateClasses(nn.Module):
         self.weight = nn.ParameterList(nn.Parameter(torch.zeros(len(c.features), dtype=torch.float64)) for c in classes)
         self.intercept = nn.Parameter(torch.tensor([c.start for c in classes], dtype=torch.float64))
 
-    def fit(self, logs: LogFeatures, graph: GraphIndex) -> None:
+    def fit(self, features: LogFeatures, graph: GraphIndex, mean_ln_dose: float) -> None:
         """Whitening from the training curves; half amounts start at a typical amount."""
-        for whiten, x in zip(self.whiten, self._by_class(logs, graph), strict=True):
+        for whiten, x in zip(self.whiten, self._by_class(features, graph), strict=True):
             assert isinstance(whiten, Whitener)
             if x.numel():
                 whiten.fit(x)
         for i, c in enumerate(self.classes):
             if c.name == "saturable_half_amount" and not self.has_prior:
                 with torch.no_grad():
-                    self.intercept[i] = logs.dose.mean() + math.log(TYPICAL_SHARE)
+                    self.intercept[i] = mean_ln_dose + math.log(TYPICAL_SHARE)
 
     def forward(self, features: LogFeatures, graph: GraphIndex) -> LogRates:
         """ln rate constants of a batch."""

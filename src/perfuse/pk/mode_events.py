@@ -209,7 +209,9 @@ class _CourseModes(torch.autograd.Function):
         for source in ctx.inputs:
             carried = _times_vector(after, source.level) - _times_vector(seen, source.seen)
             carried = carried - _times_vector(ends, source.ended)
-            forced = carried / (basis.values - source.rate[:, None])
+            # Curves without such an input carry nothing, though their placeholder rate may equal a mode.
+            used = (source.level != 0).any(1)[:, None]
+            forced = torch.where(used, carried, 0) / torch.where(used, basis.values - source.rate[:, None], 1)
             integral = torch.addcmul(integral, forced[..., None], source.response[:, None])
         return gradient_from_modes(integral, basis), None, None
 

@@ -17,7 +17,9 @@ Axis legend: B curves, O organs, T times, R logs of rates and half amounts, P pa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +56,8 @@ _SHIFTS = tuple(range(-5, 6))
 """Tried on ln half amounts when pathways are let go: what amount was typical is known roughly."""
 _TOGETHER = 512
 """Curves solved in one call."""
+_DENSE = 0.8
+"""Share of times observed above which every so many of the grid stand for all."""
 _SAMPLE_STREAM = 0x6A55
 
 
@@ -83,7 +87,7 @@ def fits_exponents(config: RunConfig, model: CurveModel) -> bool:
 
 def start_exponents(
     model: LoglinearRates, source: CurveSource, rows: np.ndarray, config: RunConfig, device: torch.device,
-    left_s: float | None,
+    left_s: float | None, stopped: Callable[[], bool] = lambda: False,
 ) -> FitReport:  # fmt: skip
     """Fit a fresh model's exponents on a sample of training curves, drawn by the run's seed.
 
@@ -97,18 +101,31 @@ def start_exponents(
     batch = thinned(to_batch(source.take(drawn))).to(device)
     max_seconds = None if left_s is None else _MOST_OF_BUDGET * left_s
     return fit_exponents(
-        model, batch, organ_weights(config.loss.organ_weight), max_seconds=max_seconds,
+        model, batch, organ_weights(config.loss.organ_weight), max_seconds=max_seconds, stopped=stopped,
         max_iterations=_MAX_DESCRIPTOR_ITERATIONS if model.reads_descriptors else _MAX_ITERATIONS,
     )  # fmt: skip
 
 
 def thinned(batch: CurveBatch, most: int = _MAX_TIMES) -> CurveBatch:
-    """The batch at every so many of its times, so that at most ``most`` remain; even grids stay even."""
+    """The batch at no more than ``most`` times a curve: even grids stay even, sparse curves keep what they have."""
     step = -(-batch.time_h.shape[1] // most)
     if step == 1:
         return batch
-    keep = slice(step - 1, None, step)  # t = 0, which does not count, goes first
-    cut = {name: getattr(batch, name)[..., keep] for name in ("time_h", "conc_mg_l", "mask", "censored")}
+    names = ("time_h", "conc_mg_l", "mask", "censored")
+    observed = batch.mask.any(1)  # (B, T)
+    if bool(observed[:, 1:].any(0).all()) and float(observed[:, 1:].double().mean()) > _DENSE:
+        keep = slice(step - 1, None, step)  # t = 0, which does not count, goes first
+        return replace(batch, **{name: getattr(batch, name)[..., keep] for name in names})
+    place = torch.linspace(0, 1, most, dtype=torch.float64, device=observed.device)
+    last = (observed.sum(1, keepdim=True) - 1).clamp_min(0)
+    rank = (place * last).round().long()  # (B, most): which of a curve's observed times
+    column = (~observed).to(torch.int8).argsort(dim=1, stable=True).gather(1, rank)
+    repeated = torch.cat((torch.zeros_like(rank[:, :1], dtype=torch.bool), rank[:, 1:] == rank[:, :-1]), 1)
+    cut: dict[str, Any] = {"time_h": batch.time_h.gather(1, column)}
+    for name in names[1:]:
+        values = getattr(batch, name)
+        cut[name] = values.gather(2, column[:, None].expand(-1, values.shape[1], -1))
+    cut["mask"] = cut["mask"] & ~repeated[:, None]
     return replace(batch, **cut)
 
 
@@ -116,6 +133,7 @@ def thinned(batch: CurveBatch, most: int = _MAX_TIMES) -> CurveBatch:
 def fit_exponents(
     model: LoglinearRates, batch: CurveBatch, organ_weight: Tensor | None = None, *,
     max_iterations: int = _MAX_ITERATIONS, max_seconds: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> FitReport:  # fmt: skip
     """Fit ``model.linear_parameters()`` in place; they end at the best point seen.
 
@@ -123,39 +141,43 @@ def fit_exponents(
         model: A model whose statistics are fitted.
         batch: Training curves, in random order: the first ``_SCOUTS`` find the way, all of them the end.
         organ_weight: ``(O,)``; None weighs all alike.
-        max_iterations: Most iterations on either set.
+        max_iterations: Most iterations of each minimisation.
         max_seconds: Starts no iteration after that; None leaves the result independent of the machine's speed.
+        stopped: Asked before every iteration; True ends the fit where it is.
     """
     began = time.monotonic()
-    deadline = None if max_seconds is None else began + max_seconds
+
+    def over() -> bool:
+        return stopped() or (max_seconds is not None and time.monotonic() - began > max_seconds)
+
     whole = _Problem(model, batch, organ_weight)
     first, start, iterations = whole.loss(), whole.parameters(), 0
     best, best_loss = whole.parameters(), first
     for attempt, reach in enumerate(_REACHES[: 1 if model.reads_descriptors else None]):
         whole.set(start)
-        iterations += _scout(whole, attempt, reach, max_iterations, deadline)
+        iterations += _scout(whole, attempt, reach, max_iterations, over)
         if (loss := whole.loss()) < best_loss:
             best, best_loss = whole.parameters(), loss
-        if best_loss < _SOLVED or (deadline is not None and time.monotonic() > deadline):
+        if best_loss < _SOLVED or over():
             break
     whole.set(best)
-    iterations += _minimise(whole, max_iterations, deadline)
+    iterations += _minimise(whole, max_iterations, over)
     return FitReport(first, whole.loss(), iterations, len(batch), time.monotonic() - began)
 
 
-def _scout(whole: _Problem, attempt: int, reach: float, max_iterations: int, deadline: float | None) -> int:
+def _scout(whole: _Problem, attempt: int, reach: float, max_iterations: int, over: Callable[[], bool]) -> int:
     """Fit some of the curves, others in each attempt where there are more; returns the iterations that it took."""
     n = len(whole.batch)
-    rows = (torch.arange(min(_SCOUTS, n)) + attempt * _SCOUTS) % n
+    rows = (torch.arange(min(_SCOUTS, n), device=whole.batch.time_h.device) + attempt * _SCOUTS) % n
     few = select_curves(whole.batch, rows)
     iterations = 0
     if not few.system.is_linear:
         frozen = _Problem(whole.model, few, whole.organ_weight, frozen=True)
-        iterations += _minimise(frozen, max_iterations, deadline, reach)
+        iterations += _minimise(frozen, max_iterations, over, reach)
     problem = _Problem(whole.model, few, whole.organ_weight)
     if not few.system.is_linear:
         _let_go(problem)
-    return iterations + _minimise(problem, max_iterations, deadline, reach)
+    return iterations + _minimise(problem, max_iterations, over, reach)
 
 
 def _let_go(problem: _Problem) -> None:
@@ -172,11 +194,13 @@ def _let_go(problem: _Problem) -> None:
     intercept[i] = start + _SHIFTS[int(np.argmin(losses))]
 
 
-def _minimise(problem: _Problem, max_iterations: int, deadline: float | None, reach: float = _REACHES[0]) -> int:
+def _minimise(
+    problem: _Problem, max_iterations: int, over: Callable[[], bool] = lambda: False, reach: float = _REACHES[0]
+) -> int:
     """Iterate to the end of what a problem has to give; returns how many iterations that took."""
     best, mu, slow = problem.loss(), 1e-2, 0
     for iteration in range(max_iterations):
-        if best <= _ENOUGH or (deadline is not None and time.monotonic() > deadline):
+        if best <= _ENOUGH or over():
             return iteration
         normal, gradient = problem.normal_equations()
         start, before = problem.parameters(), best
@@ -218,13 +242,13 @@ class _Problem:
         self.step = _STEP_LINEAR if batch.system.is_linear else _STEP_SATURABLE
         # As many copies of the curves, each with another rate moved, as are solved together.
         self.group = max(1, _TOGETHER // len(batch))
-        self.rows = torch.arange(len(batch)).repeat(self.group)
+        self.rows = torch.arange(len(batch), device=batch.time_h.device).repeat(self.group)
         self.wide = select_curves(batch, self.rows)
         self.design = model.design(batch)
         rows = self.design.flatten(0, 1)
         self.metric = rows.T @ rows / len(batch)
         # A parameter that nothing depends on stays where it is.
-        self.metric += 1e-9 * self.metric.diagonal().max() * torch.eye(len(self.metric), dtype=rows.dtype)
+        self.metric.diagonal().add_(1e-9 * self.metric.diagonal().max())
 
     def parameters(self) -> Tensor:
         """``(P,)``."""
@@ -255,10 +279,10 @@ class _Problem:
         flat, here = rates.flat(), self._log_conc(rates)
         root = self.weight.sqrt()
         columns = []
-        for some in torch.arange(flat.shape[1]).split(self.group):
+        for some in torch.arange(flat.shape[1], device=flat.device).split(self.group):
             rows = self.rows[: len(some) * len(flat)]
             moved = flat.repeat(len(some), 1)
-            moved[torch.arange(len(moved)), some.repeat_interleave(len(flat))] += self.step
+            moved[torch.arange(len(moved), device=flat.device), some.repeat_interleave(len(flat))] += self.step
             wide = self.wide if len(rows) == len(self.rows) else select_curves(self.batch, rows)
             there = self._log_conc(rates.like(moved), wide).unflatten(0, (len(some), len(flat)))
             change = torch.where(self.counts, (there - here) / self.step, 0.0) * root

@@ -35,8 +35,8 @@ from perfuse.training.checkpoint import Checkpoint, find_checkpoint
 from perfuse.training.distance import fit_distance
 from perfuse.training.distance_file import DISTANCE_FILE, save_distance, training_key
 from perfuse.training.ema import Ema
-from perfuse.training.gauss_newton import FitReport, fits_exponents, start_exponents
-from perfuse.training.interrupt import Interruption
+from perfuse.training.gauss_newton import fits_exponents, start_exponents
+from perfuse.training.interrupt import Interrupted, Interruption
 from perfuse.training.keeper import Keeper, Learner
 from perfuse.training.logs import RunLogs
 from perfuse.training.loop import Parts, Trainer
@@ -209,7 +209,7 @@ class _Session:
         with _writable(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             write_atomic(self.out / CONFIG_FILE, config_toml(self.config).encode())
-            resume_after = None if self.checkpoint is None else max(self.progress.validated_step, 0)
+            resume_after = None if self.checkpoint is None else self.progress.validated_step
             logs = RunLogs(self.out, self.config.training.tensorboard, resume_after)
         display = ProgressDisplay(console)
         try:
@@ -221,10 +221,11 @@ class _Session:
                 every_s = 60 * self.config.training.checkpoint_every_minutes
                 keeper = Keeper(self.out, self.parts.learner, trainer.state, every_s)
                 if self.checkpoint is None:
-                    if (report := self._start_exponents()) is not None:
-                        display.note(report.line())
-                        trainer.validate_start(keeper)
+                    self._start_exponents(interruption, display)
                     keeper.save_last()  # from here on the run can be resumed
+                if self._starts_fitted and self.progress.step == 0 and self.progress.validated_step < 0:
+                    trainer.validate_start(keeper)
+                    keeper.save_last()
                 ending = trainer.run(keeper)
                 self._keep_distance()
                 return self._result(ending, trainer.validation)
@@ -232,18 +233,31 @@ class _Session:
             display.close()
             logs.close()
 
-    def _start_exponents(self) -> FitReport | None:
-        """What a fresh ``flux`` or ``loglinear-rates`` does before its first step."""
+    @property
+    def _starts_fitted(self) -> bool:
+        """Whether the model's exponents are fitted before the first step, so that its start is worth a validation."""
+        model = self.parts.learner.model
+        return isinstance(model, LoglinearRates) and model.gauss_newton
+
+    def _start_exponents(self, interruption: Interruption, display: ProgressDisplay) -> None:
+        """What a fresh ``flux`` or ``loglinear-rates`` does before its first step.
+
+        Raises:
+            Interrupted: after a signal. Nothing is saved then, and the same command may be given again.
+        """
         learner, left_s = self.parts.learner, self.budget.left_s()
-        if not (isinstance(learner.model, LoglinearRates) and learner.model.gauss_newton):
-            return None
+        if not self._starts_fitted:
+            return
+        assert isinstance(learner.model, LoglinearRates)
         report = start_exponents(
             learner.model, self.source, self.split.train, self.config, self.parts.device,
-            left_s if math.isfinite(left_s) else None,
+            left_s if math.isfinite(left_s) else None, lambda: interruption.received is not None,
         )  # fmt: skip
+        if interruption.received is not None:
+            raise Interrupted(interruption.received, "the run had not begun: nothing is saved, start it again")
         if learner.ema is not None:
             learner.ema.restart()
-        return report
+        display.note(report.line())
 
     def _keep_distance(self) -> None:
         """What a prediction's distance to the training drugs is measured from, once a run."""
