@@ -61,6 +61,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+LARGEST_NETWORK_OVERHEAD = 0.30
+"""Target: what `flux`'s network may add to the time of the propagator that it shares with `loglinear-rates`, when it
+predicts."""
+
+
 def machine() -> dict[str, object]:
     """Processor, cores, threads, load and library versions: what a figure means nothing without."""
     facts = provenance()

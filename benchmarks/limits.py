@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from perfuse.training.memory import keep_freed_memory
 from perfuse.training.optimizer import clip_gradients, gradient_norm, gradients, make_optimizer
 
 NODES, TIMES, HIDDEN = 14, 100, 32
+PRIOR: Literal["mechanistic"] = "mechanistic"
+"""Its rates are spread as trained ones are before any training."""
 ORIGIN_FLOP = 150e3
 """One matrix exponential and repeated squaring of a curve of 14 organs x 100 times."""
 
@@ -102,7 +105,7 @@ class Step:
 def fresh_model(batch: CurveBatch) -> CurveModel:
     """A `flux` whose rates are spread as a trained one's are: untrained rates tie, which real ones never do."""
     torch.manual_seed(0)
-    model = build_model(FluxConfig(prior="mechanistic"), batch.system.topology)
+    model = build_model(FluxConfig(prior=PRIOR), batch.system.topology)
     model.fit_normalisation(batch)
     return model
 
@@ -137,7 +140,7 @@ def limits_table(machine: Machine, step: Step, seconds: float) -> tuple[str, lis
             number(achieved), f"{achieved / arithmetic:.0%}",
         ))  # fmt: skip
     header = (
-        "flux",
+        f'flux (prior="{PRIOR}")',
         "kFLOP/curve",
         "arithmetic limit, curves/s",
         "memory limit, curves/s",
@@ -211,4 +214,6 @@ def growth_table(
         solved = rate(propagation(n, usual), usual, seconds)
         rows.append((f"propagator alone, {n} compartments", number(solved), ""))
         facts.append({"case": f"{n} compartments", "predict_curves_per_s": solved})
-    return markdown_table(("flux on T1", "prediction, curves/s", "training steps, curves/s"), rows), facts
+    return markdown_table(
+        (f'flux (prior="{PRIOR}") on T1', "prediction, curves/s", "training steps, curves/s"), rows
+    ), facts

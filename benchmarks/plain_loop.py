@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,11 @@ from perfuse.pk.physiology import ORGANS
 from perfuse.training.loss import FLOOR_MG_L
 
 Rows: TypeAlias = Sequence[int] | np.ndarray
-BATCH_SIZES = (8, 16, 32, 64, 128)
+BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
+ALONE, BESIDE_ANOTHER = 0.65, 0.3
+"""Share of the machine's memory that a training step may take, where nothing else runs or one more of its kind."""
+_BYTES_PER_STATE = 320
+"""Of what a step keeps for its backward pass, per hidden unit, organ and time (measured: 300)."""
 LIVER, KIDNEY = ORGANS.index("liver"), ORGANS.index("kidney")
 
 
@@ -181,7 +186,7 @@ class PlainLoop:
         self, table: CurveTable, hidden: int = 64, gru: str = "organ", seed: int = 0, lr: float = 1e-3
     ) -> None:
         torch.manual_seed(seed)
-        self.data = PlainData(table)
+        self.data, self.hidden = PlainData(table), hidden
         self.network = self._network(hidden, gru)
         optimizer = OptimizerConfig()
         self.clip = optimizer.clip
@@ -227,6 +232,13 @@ class PlainLoop:
         self.network.eval()
         return rate(lambda: self.predict(self._draw(batch_size)), batch_size, seconds)
 
+    def fits(self, batch_size: int, memory_share: float, memory_bytes: float | None = None) -> bool:
+        """Whether a training step needs no more than a share of the memory (None: this machine's)."""
+        if memory_bytes is None:
+            memory_bytes = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        per_curve = _BYTES_PER_STATE * self.hidden * len(ORGANS) * self.data.n_times
+        return batch_size * per_curve <= memory_share * memory_bytes
+
     def _draw(self, batch_size: int) -> np.ndarray:
         return self.generator.integers(0, len(self.data), batch_size)
 
@@ -254,12 +266,13 @@ class PlainSetting:
 
 
 def scan(
-    loop: PlainLoop, batch_sizes: Sequence[int] = BATCH_SIZES, threads: Sequence[int] = (1, 2), seconds: float = 1.5
-) -> list[PlainSetting]:
-    """The plain loop at every batch size, each at whichever thread count serves it best."""
+    loop: PlainLoop, batch_sizes: Sequence[int] = BATCH_SIZES, threads: Sequence[int] = (1, 2), seconds: float = 1.5,
+    memory_share: float = ALONE,
+) -> list[PlainSetting]:  # fmt: skip
+    """The plain loop at every batch size that fits into memory, each at whichever thread count serves it best."""
     before, settings = torch.get_num_threads(), []
     loop.train_for(min(batch_sizes), 0.0)  # the first step of a process also fills caches
-    for batch_size in batch_sizes:
+    for batch_size in (b for b in batch_sizes if b == min(batch_sizes) or loop.fits(b, memory_share)):
         rates = {}
         for count in threads:
             torch.set_num_threads(count)

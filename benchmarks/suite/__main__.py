@@ -7,6 +7,7 @@ depends on. Ctrl-C stops the run; the same command goes on with it.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import signal
 import sys
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from benchmarks.suite.plan import ROOT, SUITE_FILE, Job, Suite, expected_minutes, load_suite, make_jobs
 from benchmarks.suite.results import ResultStore
+
+DATA_MARKER = ".perfuse-suite-data"
+"""The file by which the suite knows a folder of simulated data as its own."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -94,13 +98,19 @@ def _run(args: argparse.Namespace, store: ResultStore, jobs: list[Job], left: li
 
 
 def _data_folder(folder: Path) -> Path:
-    """Where simulated data of this version lie; those of others are removed, they are large and quickly made."""
+    """Where simulated data of this version lie; those of others are removed, they are large and quickly made.
+
+    Removed are only folders that the suite made itself: named by a hash, with its marker inside.
+    """
     from benchmarks.suite.sources import data_hash
 
     current = folder / data_hash()
     for other in folder.glob("*"):
-        if other.name != current.name and other.is_dir():
+        is_own = re.fullmatch(r"[0-9a-f]{12}", other.name) and (other / DATA_MARKER).is_file()
+        if is_own and other.name != current.name and not other.is_symlink():
             shutil.rmtree(other)
+    current.mkdir(parents=True, exist_ok=True)
+    (current / DATA_MARKER).touch()
     return current
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from benchmarks.suite.summary import ADAMW, COVERED, FLUX, LBFGS, TRIVIAL, Summary
+from benchmarks.suite.summary import COVERED, FLUX, LBFGS, TRAINED, TRIVIAL, Summary
 from perfuse.files import write_atomic
 
 mpl.use("Agg")
@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {
-    FLUX: "#d55e00", ADAMW: "#0072b2", LBFGS: "#56b4e9", "recurrent": "#009e73", "lstm": "#cc79a7", "mlp": "#e69f00",
+    FLUX: "#d55e00", TRAINED: "#0072b2", LBFGS: "#56b4e9", "recurrent": "#009e73", "lstm": "#cc79a7", "mlp": "#e69f00",
     "mean-curve": "#999999", "5-nearest": "#777777", "log-linear": "#555555",
 }  # fmt: skip
 """Okabe & Ito: told apart by the colour-blind."""
-MARKERS = {FLUX: "D", ADAMW: "o", LBFGS: "s", "recurrent": "^", "lstm": "v", "mlp": "P"}
+MARKERS = {FLUX: "D", TRAINED: "o", LBFGS: "s", "recurrent": "^", "lstm": "v", "mlp": "P"}
 _LEAST_ERROR, _GREATEST_ERROR = 1e-6, 1e3
 """Ends of the accuracy figure, GMFE - 1; what lies beyond is drawn there."""
 

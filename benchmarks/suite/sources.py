@@ -1,7 +1,8 @@
 """Which source files a job's result depends on: a change in one of them makes the result old, a change elsewhere not.
 
 All of the package but what no job runs (command line, reports, importers), and of its models only the job's own with
-what it imports. So a change of `flux` leaves the results of `mlp` as they are.
+what it imports. So a change of `flux` leaves the results of `mlp` as they are; a change of the training engine makes
+all of them old.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ _FOLDERS = ("pk", "data", "training")
 _NOT_RUN = ("data/importers", "data/study")
 _FILES = (
     "config.py", "evaluation/metrics.py", "evaluation/evaluate.py", "evaluation/calibrate.py", "evaluation/coverage.py",
-    "evaluation/baselines.py", "evaluation/rates_baseline.py", "models/__init__.py",
+    "evaluation/baselines.py", "evaluation/rates_baseline.py", "evaluation/runs.py", "evaluation/judged_data.py",
+    "evaluation/training_distance.py", "models/__init__.py",
 )  # fmt: skip
+_OF_RATES = ("training/gauss_newton.py",)
+"""What of training only models of rate constants (`flux`, `loglinear-rates`) go through."""
 _OF_BENCHMARKS = ("benchmarks/suite/work.py", "benchmarks/suite/learned.py")
-_OF_TIME = ("benchmarks/time_to_accuracy.py", "benchmarks/plain_loop.py", "benchmarks/pyg_loop.py")
+_OF_TIME = (
+    "benchmarks/time_to_accuracy.py", "benchmarks/plain_loop.py", "benchmarks/pyg_loop.py", "benchmarks/common.py",
+)  # fmt: skip
 
 
 def imported_modules(path: Path, package: str) -> set[str]:
@@ -50,17 +56,10 @@ def model_files(model: str, root: Path = ROOT) -> frozenset[Path]:
 
 
 @cache
-def _of_model(path: Path) -> str:
-    """The module of the one model that a file of training is about; "" for none."""
-    own = imported_modules(path, "perfuse.models") & {module for module, _ in MODELS.values()}
-    return min(own, default="")
-
-
-@cache
 def _common_files(root: Path = ROOT) -> frozenset[Path]:
     base = root / "src" / "perfuse"
     found = {path for folder in _FOLDERS for path in (base / folder).rglob("*.py")}
-    kept = {p for p in found if not p.relative_to(base).as_posix().startswith(_NOT_RUN) and not _of_model(p)}
+    kept = {p for p in found if not p.relative_to(base).as_posix().startswith((*_NOT_RUN, *_OF_RATES))}
     return frozenset(kept | {base / name for name in _FILES} | {root / name for name in _OF_BENCHMARKS})
 
 
@@ -68,7 +67,8 @@ def job_files(job: Job, root: Path = ROOT) -> list[Path]:
     """Every file that a job's result depends on, sorted."""
     name = job.model.get("name") or job.model.get("model", {}).get("name") or "loglinear-rates"
     files = _common_files(root) | model_files(name, root)
-    files |= {path for path in (root / "src/perfuse/training").glob("*.py") if _of_model(path) == MODELS[name][0]}
+    if MODELS[name][0] == MODELS["loglinear-rates"][0]:
+        files |= {root / "src/perfuse" / path for path in _OF_RATES}
     if job.task == TIME_TASK:
         files |= {root / name for name in _OF_TIME}
     return sorted(files)

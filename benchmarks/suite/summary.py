@@ -10,9 +10,9 @@ from benchmarks.suite.plan import BASELINES, TIME_TASK, Suite, Task, ablation_ar
 from benchmarks.suite.results import Result
 
 FLUX = "flux"
-ADAMW, LBFGS = "loglinear-rates, AdamW", "loglinear-rates, L-BFGS"
-"""The two fits of the network-free baseline: trained like every model, and by a closed fit."""
-LOGLINEAR = (ADAMW, LBFGS)
+TRAINED, LBFGS = "loglinear-rates, Gauss-Newton then AdamW", "loglinear-rates, L-BFGS"
+"""The two fits of the network-free baseline: trained as `flux` is, and by a closed fit."""
+LOGLINEAR = (TRAINED, LBFGS)
 COVERED = ("coverage", "overall", "coverage_90")
 """Where a row keeps the coverage of 90 % intervals."""
 TRIVIAL = ("mean-curve", "5-nearest", "log-linear")
@@ -21,7 +21,7 @@ TRIVIAL = ("mean-curve", "5-nearest", "log-linear")
 def _shown(kind: str, arm: str) -> str:
     """How tables call an arm."""
     if arm == "loglinear-rates":
-        return LBFGS if kind == "baselines" else ADAMW
+        return LBFGS if kind == "baselines" else TRAINED
     return arm
 
 
@@ -37,6 +37,7 @@ class Summary:
         self.suite, self.results = suite, list(results)
         self._rows: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
         self._missing: dict[tuple[str, str], str] = {}
+        self._refused: set[tuple[str, str, str, int]] = set()
         for result in self.results:
             job = result["job"]
             key = (job["task"], _shown(job["kind"], job["arm"]))
@@ -45,10 +46,17 @@ class Summary:
                 facts = row | {"training": result.get("training", {})}
                 self._rows.setdefault(place, {})[job["seed"]] = facts
             for name, reason in result.get("unavailable", {}).items():
+                arm, _, test = name.partition(" on ")
+                self._refused.add((job["task"], _shown("baselines", arm), test, job["seed"]))
                 self._missing[job["task"], _shown("baselines", name)] = f"not available: {reason}"
             if result["status"] != "done":
                 reason = f"{result['status']}: {result['reason']}" if result["reason"] else result["status"]
                 self._missing[key] = reason
+            if result["status"] == "refused":
+                self._refused.add((*key, "", job["seed"]))
+        # The closed fit refuses what its model does; where it alone has no result, the fit has failed.
+        model = {(task, seed) for task, arm, _, seed in self._refused if arm == TRAINED}
+        self._refused = {r for r in self._refused if r[1] != LBFGS or (r[0], r[3]) in model}
 
     @property
     def tasks(self) -> list[Task]:
@@ -59,7 +67,7 @@ class Summary:
     def arms(self, task: Task, ablations: bool = False) -> list[str]:
         """Models, then baselines, of a task, whether or not they gave a result; ablations only when asked for."""
         models = [_shown("model", arm) for arm in self.suite.arms]
-        at = models.index(ADAMW) + 1 if ADAMW in models else len(models)
+        at = models.index(TRAINED) + 1 if TRAINED in models else len(models)
         out = [*models[:at], LBFGS, *models[at:], *TRIVIAL]
         if ablations:
             out += [ablation_arm(a) for a in self.suite.ablations if task.id in a.tasks]
@@ -87,7 +95,29 @@ class Summary:
 
     def missing(self, task: str, arm: str) -> str:
         """Why an arm has no (or not every) result on a task; "" when nothing is known."""
-        return self._missing.get((task, arm), "")
+        of_job = self._missing.get((task, BASELINES), "") if arm in (LBFGS, *TRIVIAL) else ""
+        return self._missing.get((task, arm), of_job)
+
+    def seeds(self, task: str) -> list[int]:
+        """Seeds that the plan has of a task."""
+        return sorted({r["job"]["seed"] for r in self.results if r["job"]["task"] == task})
+
+    def unmeasured(self, task: str, arm: str, test: str, *path: str, refusal_counts: bool = True) -> str:
+        """Which seeds have no such value, with the reason where one is known; "" when none lacks it.
+
+        Args:
+            task, arm, test: As ``by_seed``.
+            path: As ``by_seed``; the GMFE where it is empty.
+            refusal_counts: Whether a seed that the arm refused counts as measured.
+        """
+        lacking = set(self.seeds(task)) - set(self.by_seed(task, arm, test, *(path or ("gmfe",))))
+        if refusal_counts:
+            lacking -= {s for s in lacking if {(task, arm, "", s), (task, arm, test, s)} & self._refused}
+        if not lacking:
+            return ""
+        reason = self.missing(task, arm)
+        seeds = f"`{arm}` on {task}: no result of seed {', '.join(map(str, sorted(lacking)))}"
+        return f"{seeds} ({reason})" if reason else seeds
 
     def best_of(self, task: str, test: str, arms: Iterable[str]) -> str | None:
         """The arm with the least median GMFE; None where none has one."""

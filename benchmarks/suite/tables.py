@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.common import Spread, markdown_table, number
 from benchmarks.suite.learned import TEXTBOOK
 from benchmarks.suite.plan import FLUX_ADAMW, PLAIN_BEST, PLAIN_SMALL, PYG_BEST, TIME_TASK, Task, ablation_arm
-from benchmarks.suite.summary import ADAMW, COVERED, FLUX, LBFGS, LOGLINEAR, TRIVIAL, Summary
+from benchmarks.suite.summary import COVERED, FLUX, LBFGS, LOGLINEAR, TRAINED, TRIVIAL, Summary
 from benchmarks.suite.targets import LEVEL_TOLERANCE, Target, as_reached
 from benchmarks.time_to_accuracy import ratio_text
 from perfuse.evaluation.metrics import WINDOWS
@@ -120,7 +120,7 @@ def learned_table(summary: Summary) -> str:
     """Elasticities of the rate out of a tissue beside the textbook's."""
     rows = [("textbook", "", *(f"{value:g}" for value in TEXTBOOK.values()), "")]
     for task in summary.tasks:
-        for arm in (FLUX, ADAMW, LBFGS):
+        for arm in (FLUX, TRAINED, LBFGS):
             results = [r for r in summary.of_arm(task.id, arm) if r.get("elasticities")]
             if not results:
                 continue

@@ -1,16 +1,17 @@
 """The targets, each held against what was measured. Nothing here is typed in: limits come from ``suite.toml``.
 
-A target counts on its worst seed. Where an arm gave no result, its target is not met.
+A target on accuracy counts on its worst seed. None is met by absence: unless every seed and task that it is about, and
+every rival, has a result, it counts as not measured. A rival may refuse a task; the arm that a target is about may not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.suite.plan import PLAIN_BEST, PLAIN_SMALL, Task
-from benchmarks.suite.summary import ADAMW, COVERED, FLUX, LOGLINEAR, TRIVIAL, Summary
+from benchmarks.suite.plan import PLAIN_BEST, PLAIN_SMALL, TIME_TASK, Task
+from benchmarks.suite.summary import COVERED, FLUX, LOGLINEAR, TRIVIAL, Summary
 from benchmarks.time_to_accuracy import Reached, ratio, ratio_text
 from perfuse.pk.physiology import ORGANS
 
@@ -57,11 +58,9 @@ def all_targets(summary: Summary) -> list[Target]:
 
 def _accuracy(summary: Summary, task: Task, test: str, limit: float) -> Target:
     name, spread = f"`flux` on {_where(task, test)}", summary.gmfe(task.id, FLUX, test)
-    if spread is None:
-        return Target(name, f"GMFE <= {limit:g}", summary.missing(task.id, FLUX) or "no result", None)
-    wanted = len({r["job"]["seed"] for r in summary.results if r["job"]["task"] == task.id})
-    if spread.n < wanted:
-        return Target(name, f"GMFE <= {limit:g}", f"{spread.n} of {wanted} seeds have a result", None)
+    lacking = _lacking(summary, task, test)
+    if lacking or spread is None:
+        return Target(name, f"GMFE <= {limit:g}", lacking or "no result", None)
     text = f"{spread.high:.5f} (worst of {spread.n})"
     beside = (summary.best_of(task.id, test, LOGLINEAR), "mlp")
     others = [f"`{a}` {s.median:.4f}" for a in beside if a and (s := summary.gmfe(task.id, a, test))]
@@ -73,16 +72,28 @@ def _where(task: Task, test: str) -> str:
     return task.id if test == task.data else f"{task.id}, tested on {test}"
 
 
+def _lacking(summary: Summary, task: Task, test: str, rivals: Iterable[str] = ()) -> str:
+    """What keeps a comparison of `flux` from being judged; "" when nothing does."""
+    if not summary.seeds(task.id):
+        return "no result"
+    own = summary.unmeasured(task.id, FLUX, test, refusal_counts=False)
+    return _in_short([own, *(summary.unmeasured(task.id, arm, test) for arm in rivals)])
+
+
+def _in_short(reasons: Iterable[str]) -> str:
+    """The first reason, and how many there are besides; "" for none."""
+    there = list(dict.fromkeys(filter(None, reasons)))
+    return there[0] + (f"; and {len(there) - 1} more such" if there[1:] else "") if there else ""
+
+
 def _level(summary: Summary, task: Task, test: str) -> Target:
     """Whether `flux` is as good as the better of the two fits of loglinear-rates, or better."""
     name, limit = f"`flux` level with `loglinear-rates` on {_where(task, test)}", f"GMFE <= its + {LEVEL_TOLERANCE:g}"
     best, flux = summary.best_of(task.id, test, LOGLINEAR), summary.gmfe(task.id, FLUX, test)
-    if flux is None:
-        return Target(name, limit, "no result", None)
-    if best is None:
-        return Target(name, limit, f"{flux.median:.5f}; {summary.missing(task.id, ADAMW) or 'it has no result'}", None)
-    other = summary.gmfe(task.id, best, test)
-    assert other is not None
+    other = summary.gmfe(task.id, best, test) if best else None
+    lacking = _lacking(summary, task, test, LOGLINEAR)
+    if lacking or flux is None or best is None or other is None:
+        return Target(name, limit, lacking or "`loglinear-rates` has no result", None)
     text = f"{flux.median:.5f} beside {other.median:.5f} ({best.rpartition(', ')[2]}; medians)"
     return Target(name, limit, text, flux.median <= other.median + LEVEL_TOLERANCE)
 
@@ -92,8 +103,9 @@ def _ahead(summary: Summary, task: Task, test: str) -> Target:
     name = f"`flux` ahead of everything on {_where(task, test)}"
     limit, flux = "its worst seed beats every other arm's best", summary.gmfe(task.id, FLUX, test)
     lows = {a: s.low for a in summary.arms(task) if a != FLUX and (s := summary.gmfe(task.id, a, test))}
-    if flux is None or not lows:
-        return Target(name, limit, "no result", None)
+    lacking = _lacking(summary, task, test, (a for a in summary.arms(task) if a != FLUX))
+    if lacking or flux is None or not lows:
+        return Target(name, limit, lacking or "no rival has a result", None)
     nearest = min(lows, key=lambda arm: lows[arm])
     text = f"{flux.high:.4f} beside {lows[nearest]:.4f} of {nearest}, the next"
     return Target(name, limit, text, flux.high < lows[nearest])
@@ -105,22 +117,27 @@ def _coverage(summary: Summary) -> Iterator[Target]:
     tasks = [task for task in summary.tasks if task.data in spec.tasks]
     for arm in (a for a in (tasks and summary.arms(tasks[0])) or [] if a not in TRIVIAL and a != LOGLINEAR[1]):
         overall, organs = {}, {}
+        absent = [f"nothing of {name}" for name in spec.tasks if name not in {task.data for task in tasks}]
+        lacking = [absent, list(absent)]
         for task in tasks:
+            lacking[0].append(summary.unmeasured(task.id, arm, task.data, *COVERED, refusal_counts=False))
             for seed, value in summary.by_seed(task.id, arm, task.data, *COVERED).items():
                 overall[f"{task.id}, seed {seed}"] = value
             for organ in ORGANS:
                 path = ("coverage", "per_organ", organ, COVERED[-1])
+                lacking[1].append(summary.unmeasured(task.id, arm, task.data, *path, refusal_counts=False))
                 for seed, value in summary.by_seed(task.id, arm, task.data, *path).items():
                     organs[f"{task.id}, {organ}, seed {seed}"] = value
-        for what, found, bounds in (("", overall, spec.overall), (" in each organ", organs, spec.organ)):
-            name = f"{spec.level:.0%} intervals of `{arm}` on {', '.join(dict.fromkeys(t.data for t in tasks))}{what}"
-            yield _within(name, found, bounds)
+        kinds = (("", overall, spec.overall, lacking[0]), (" in each organ", organs, spec.organ, lacking[1]))
+        for what, found, bounds, missing in kinds:
+            name = f"{spec.level:.0%} intervals of `{arm}` on {', '.join(spec.tasks)}{what}"
+            yield _within(name, found, bounds, _in_short(missing))
 
 
-def _within(name: str, found: dict[str, float], bounds: tuple[float, float]) -> Target:
+def _within(name: str, found: dict[str, float], bounds: tuple[float, float], lacking: str) -> Target:
     limit = f"cover {bounds[0]:.0%} to {bounds[1]:.0%}"
-    if not found:
-        return Target(name, limit, "no result", None)
+    if lacking or not found:
+        return Target(name, limit, lacking or "no result", None)
     least, most = min(found, key=lambda k: found[k]), max(found, key=lambda k: found[k])
     text = f"{found[least]:.1%} ({least}) to {found[most]:.1%} ({most})"
     return Target(name, limit, text, bounds[0] <= found[least] and found[most] <= bounds[1])
@@ -131,11 +148,14 @@ def _time(summary: Summary) -> Iterator[Target]:
     for arm in (PLAIN_SMALL, PLAIN_BEST):
         name = f"time of `flux` to GMFE {spec.gmfe:g} on {spec.data}, beside the {arm}"
         limit = f">= {spec.target_ratio:g} times shorter"
-        if arm not in found or FLUX not in found:
-            yield Target(name, limit, "no result", None)
+        without = [a for a in (FLUX, arm) if a not in found]
+        if without:
+            reasons = (f"{a}: {summary.missing(TIME_TASK, a) or 'no result'}" for a in without)
+            yield Target(name, limit, "; ".join(reasons), None)
             continue
         value, is_bound = ratio(found[arm], found[FLUX])
-        text = ratio_text(found[arm], found[FLUX])
+        n = len(summary.seeds(TIME_TASK))
+        text = f"{ratio_text(found[arm], found[FLUX])}, {n} seed{'s' if n > 1 else ''}"
         met = (
             None if value is not None and is_bound and value < spec.target_ratio else (value or 0) >= spec.target_ratio
         )

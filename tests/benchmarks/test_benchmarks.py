@@ -85,6 +85,19 @@ def test_scan_keeps_the_faster_thread_count(short_table: CurveTable) -> None:
     assert torch.get_num_threads() == 1
 
 
+def test_scan_leaves_out_what_does_not_fit_into_memory(
+    short_table: CurveTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = plain_loop.PlainLoop(short_table)
+    loop.train_for = lambda batch, seconds: float(batch)  # type: ignore[method-assign]
+    per_curve = 320 * 64 * 14 * short_table.time_h.shape[1]
+    assert loop.fits(256, 0.5, 512 * per_curve) and not loop.fits(257, 0.5, 512 * per_curve)
+    monkeypatch.setattr(loop, "fits", lambda batch, share: batch <= 256)
+    assert [s.batch_size for s in plain_loop.scan(loop, threads=(1,))] == [8, 16, 32, 64, 128, 256]
+    monkeypatch.setattr(loop, "fits", lambda batch, share: False)
+    assert [s.batch_size for s in plain_loop.scan(loop, threads=(1,))] == [8], "the smallest is always tried"
+
+
 # -- the solvers -----------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +147,9 @@ def test_ratios_are_taken_within_rounds_against_the_fastest_reference() -> None:
     assert rows[2].verdict("ref") == ">= 13: MISSED"
     assert rows[2].verdict("a") == ">= 13: met"
     assert rows[0].verdict("ref") == ""
+    beside = replace(rows[2], ratios={"solve_ivp": [300.0], "odeint": [80.0, 90.0, 70.0]}, target=250.0)
+    assert beside.verdict("solve_ivp") == ">= 250: met (80.0 x odeint)"
+    assert "80.0 times odeint, which is less than 250" in speed.prediction_words([rows[0], beside])
     assert speed.missed(rows) == ["c, batch 8, 1 threads: >= 13: MISSED"]
     assert "| c | 8 | 1 | 250 (100-400) | 12.5 (5.00-20.0) | 15.0 (10.0-20.0) | >= 13: MISSED |" in speed.rows_table(
         rows, "what"
@@ -192,7 +208,7 @@ def test_speed_runs_on_tiny_settings(tmp_path: Path) -> None:
     training, prediction = result["training"], result["prediction"]
     assert isinstance(training, list)
     assert isinstance(prediction, list)
-    assert [(row["name"], row["batch_size"]) for row in training] == [("plain loop", 2), ("flux", 144), ("flux", 8)]
+    assert [(row["name"], row["batch_size"]) for row in training] == [("plain loop", 2), ("flux", 64), ("flux", 8)]
     assert [row["name"] for row in prediction] == [*ode_reference.SOLVERS, "plain loop", "flux"]
     assert all(per_s > 0 for row in [*training, *prediction] for per_s in row["curves_per_s"])
     assert training[0]["ratios"]["plain loop at batch 2"] == [1.0]

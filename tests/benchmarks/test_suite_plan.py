@@ -134,8 +134,20 @@ def test_a_result_depends_on_the_files_of_its_model_only() -> None:
     assert models / "mlp.py" not in job_files(jobs["flux"])
     assert code_hash(jobs["flux"]) != code_hash(jobs["mlp"])
     for job in jobs.values():
-        assert ROOT / "src" / "perfuse" / "training" / "loop.py" in job_files(job)
+        package = ROOT / "src" / "perfuse"
+        everyones = {package / "training" / name for name in ("run.py", "loop.py", "keeper.py", "optimizer.py")}
+        everyones |= {package / "evaluation" / n for n in ("runs.py", "judged_data.py", "training_distance.py")}
+        assert everyones <= set(job_files(job)), "the engine is no model's own"
+        has_rates = job.arm.startswith(("flux", "loglinear-rates", BASELINES))
+        assert (package / "training" / "gauss_newton.py" in job_files(job)) == has_rates
+        assert all(path.is_file() for path in job_files(job))
         assert not [p for p in job_files(job) if p.name == "cli.py"]
+
+
+def test_time_jobs_depend_on_what_measures_them() -> None:
+    for job in make_jobs(load_suite(), "full", [TIME_TASK]):
+        names = {p.name for p in job_files(job) if p.parent == ROOT / "benchmarks"}
+        assert names == {"time_to_accuracy.py", "plain_loop.py", "pyg_loop.py", "common.py"}
 
 
 def test_results_are_kept_by_definition_and_code(tmp_path: Path) -> None:

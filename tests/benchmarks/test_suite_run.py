@@ -22,11 +22,13 @@ from benchmarks.suite.pool import Pool, _Running
 from benchmarks.suite.results import ResultStore
 from benchmarks.suite.work import make_data, perform
 from benchmarks.time_to_accuracy import Reached, engine_time, plain_time, ratio, ratio_text
+from perfuse.config import parse_config, resolve
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
 from perfuse.evaluation.metrics import MetricAccumulator
 from perfuse.evaluation.rates_baseline import RatesBaseline, fit_rates
+from perfuse.training.gauss_newton import FitReport, start_exponents
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
@@ -169,7 +171,7 @@ def test_reached_and_ratios() -> None:
     assert not flux.check(1.0, 1.2) and flux.check(2.0, 1.04) and flux.check(3.0, 1.2)
     assert flux.seconds == 2.0 and flux.best_gmfe == 1.04 and flux.text() == "2.00 s"
     plain.check(600.0, 1.8)
-    assert ratio(plain, flux) == (300.0, True) and ratio_text(plain, flux) == "more than 300 times"
+    assert ratio(plain, flux) == (300.0, True) and ratio_text(plain, flux) == "at least 300 times (a bound)"
     assert plain.text() == "not there after 10.0 min (GMFE 1.800)"
     plain.check(700.0, 1.0)
     assert ratio(plain, flux) == (350.0, False)
@@ -190,6 +192,27 @@ def test_engine_stops_when_it_is_there(few_times: CurveTable) -> None:
     there = engine_time(few_times, {"name": "mlp"}, 1e9, 5.0, 1, 0.2, arm="mlp")
     assert time.monotonic() - before < 60 and there.seconds is not None and there.curves == 16
     assert len(there.checks) == 1 and there.batch_size == 16
+
+
+def test_engine_counts_its_first_fit_and_its_own_batch(few_times: CurveTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged after the fit, before any epoch: what the fit went through counts, not an epoch."""
+    reports = []
+
+    def fit(*arguments: object, **named: object) -> FitReport:
+        reports.append(start_exponents(*arguments, **named))  # type: ignore[arg-type]
+        return reports[-1]
+
+    monkeypatch.setattr(time_to_accuracy, "start_exponents", fit)
+    model = {"name": "loglinear-rates"}
+    there = engine_time(few_times, model, 1e9, 1.0, 1, 0.2)
+    assert len(reports) == 1 and len(there.checks) == 1
+    assert there.curves == reports[0].curves * reports[0].iterations > 0
+    table = few_times.take(np.arange(400) % 20)
+    table = replace(table, curve_id=np.asarray([f"c{i}" for i in range(400)]))
+    config = parse_config({"model": {"name": "flux"}})
+    n_train = len(time_to_accuracy.held_out(table, 0.2, 1).train)
+    found = engine_time(table, {"name": "flux"}, 1e9, 1.0, 1, 0.2)
+    assert found.batch_size == resolve(config, n_train).training.batch_size < n_train
 
 
 def test_engine_that_is_not_there_says_so(few_times: CurveTable) -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from perfuse.data.table import CurveTable
 from perfuse.evaluation.baselines import (
@@ -18,7 +21,15 @@ from perfuse.evaluation.baselines import (
     log_features,
 )
 from perfuse.evaluation.metrics import MetricAccumulator
-from perfuse.evaluation.rates_baseline import NAME, RatesBaseline, fit_rates, rates_baseline, sample_rows
+from perfuse.evaluation.rates_baseline import (
+    NAME,
+    RatesBaseline,
+    _digest,
+    _load,
+    fit_rates,
+    rates_baseline,
+    sample_rows,
+)
 
 
 def gmfe(table: CurveTable, pred: np.ndarray) -> float:
@@ -164,6 +175,33 @@ def test_rates_cache_is_used_for_the_same_curves_only(t1_table: CurveTable, tmp_
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     assert isinstance(rates_baseline(few, "a" * 64, blocked), RatesBaseline)  # nowhere to keep it: no failure
+
+
+def test_a_damaged_fit_in_the_cache_is_made_anew(t1_table: CurveTable, tmp_path: Path) -> None:
+    few = t1_table.take(range(8))
+    first = rates_baseline(few, "a" * 64, tmp_path)
+    assert isinstance(first, RatesBaseline)
+    path = next(tmp_path.iterdir())
+    whole = path.read_bytes()
+    with safe_open(path, "pt") as file:
+        kept, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert _load(path, few) is not None
+    name = max(tensors, key=lambda n: tensors[n].numel() * tensors[n].is_floating_point())
+    other, unknown = tensors | {name: tensors[name] + 0.1}, tensors | {name: tensors[name] * np.nan}
+    facts = kept["facts"]
+    for data in (
+        whole[:-1] + bytes([whole[-1] ^ 1]),  # one bit
+        save(other, metadata=kept),
+        save(tensors, metadata={"facts": facts}),  # of a version that stored no sha256
+        save(tensors, metadata=kept | {"facts": "{}"}),
+        save({**tensors, name: tensors[name].to(torch.bfloat16)}, metadata=kept),
+        save(unknown, metadata={"facts": facts, "sha256": _digest(unknown, facts)}),
+    ):
+        path.write_bytes(data)
+        assert _load(path, few) is None
+    again = rates_baseline(few, "a" * 64, tmp_path)
+    assert isinstance(again, RatesBaseline) and _load(path, few) is not None
+    np.testing.assert_allclose(again.predict(few), first.predict(few), rtol=1e-3)
 
 
 def test_sampled_rows_are_stable_sorted_and_limited() -> None:

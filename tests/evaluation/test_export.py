@@ -44,6 +44,20 @@ def test_the_file_gives_the_models_curves_for_any_number_of_them(
             torch.testing.assert_close(again(tensors_of(batch)), model(batch), rtol=1e-6, atol=1e-9)
 
 
+def test_one_curve_is_enough_to_export_on(
+    rates_run: Path, other_curves: CurveTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = SimpleNamespace(source=other_curves.take(np.arange(1)))
+    monkeypatch.setattr(export, "open_judged_data", lambda path, topology: one)
+    report = export_run(rates_run, tmp_path / "data", tmp_path / "model.pt2", "pt2")
+    assert report.curves == 1 and report.largest_error < 1e-7
+    batch = to_batch(other_curves)
+    with torch.inference_mode():
+        expected = open_run(rates_run).model(batch)
+    found = runner(tmp_path / "model.pt2", "pt2")(tensors_of(batch))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_a_file_that_differs_is_refused(
     rates_run: Path, t1_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +93,7 @@ def test_missing_packages_are_named(
     rates_run: Path, t1_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(PerfuseError, match=r"onnxruntime.* not installed: pip install 'perfuse\[onnx\]'"):
+    with pytest.raises(PerfuseError, match=r"^onnxruntime is not installed: pip install 'perfuse\[export\]'"):
         export_run(rates_run, t1_dataset, tmp_path / "m", "onnx")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save
 
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import CurveTable
@@ -269,7 +272,18 @@ def test_damaged_files_are_refused_in_one_line(
         ({"quantiles": lambda q: -q}, "quantiles that cannot be"),
         ({"quantiles": lambda q: q[::-1].copy()}, "quantiles that cannot be"),
         ({"quantiles": lambda q: np.full_like(q, np.inf)}, "quantiles that cannot be"),
+        ({"quantiles": lambda q: np.full_like(q, np.nan)}, "quantiles that cannot be"),
+        ({"quantiles": lambda q: np.full_like(q, 1e300)}, "quantiles that cannot be"),
+        ({"quantiles": lambda q: np.where(np.arange(q.shape[1]) == 3, np.nan, q)}, "quantiles that cannot be"),
+        ({"organ_drugs": lambda n: np.where(np.arange(len(n)) == 3, 0, n)}, "quantiles that cannot be"),
+        (
+            {"organ_drugs": lambda n: 0 * n, "quantiles": lambda q: np.full_like(q, np.nan)},
+            "numbers of drugs that cannot",
+        ),
+        ({"organ_drugs": lambda n: -n}, "numbers of drugs that cannot be"),
+        ({"organ_drugs": lambda n: n + 10**6}, "numbers of drugs that cannot be"),
         ({"coverage_se": lambda q: q[:2].copy()}, "does not fit: coverage_se"),
+        ({"coverage_se": lambda q: np.full_like(q, np.inf)}, "coverage_se is not within"),
     ],
 )
 def test_forged_tensors_are_refused(
@@ -287,6 +301,43 @@ def test_a_scale_that_is_not_finite_is_refused(calibration: Calibration, fresh: 
     save_calibration(tmp_path, replace(calibration, scale=scale), record(calibration))
     with pytest.raises(InputError, match="scale.level is not finite"):
         load_calibration(tmp_path, WEIGHTS, fresh.topology)
+
+
+@pytest.mark.parametrize(("name", "value"), [("table", 1e300), ("level", -1e5), ("drug", 101.0), ("spread", 1e9)])
+def test_a_scale_beyond_reason_is_refused(
+    name: str, value: float, calibration: Calibration, fresh: CurveTable, tmp_path: Path
+) -> None:
+    scale = replace(calibration.scale, **{name: np.full_like(getattr(calibration.scale, name), value)})
+    save_calibration(tmp_path, replace(calibration, scale=scale), record(calibration))
+    with pytest.raises(InputError, match=rf"scale\.{name} is beyond 100"):
+        load_calibration(tmp_path, WEIGHTS, fresh.topology)
+
+
+def test_tensors_of_a_type_that_numpy_lacks_are_refused(
+    calibration: Calibration, fresh: CurveTable, tmp_path: Path
+) -> None:
+    save_calibration(tmp_path, calibration, record(calibration))
+    whole = load_file(tmp_path / TENSOR_FILE)
+    for name in ("quantiles", "scale.table", "distance.mean"):
+        data = save(whole | {name: whole[name].to(torch.bfloat16)})
+        (tmp_path / TENSOR_FILE).write_bytes(data)
+        edit(tmp_path, calibration_sha256=sha256(data).hexdigest())
+        with pytest.raises(InputError, match="does not fit") as caught:
+            load_calibration(tmp_path, WEIGHTS, fresh.topology)
+        assert "\n" not in str(caught.value)
+
+
+def test_any_scale_that_can_be_stored_gives_intervals_that_are_numbers(
+    calibration: Calibration, fresh: CurveTable, tmp_path: Path
+) -> None:
+    pred = predict(fresh)
+    for value in (100.0, -100.0):
+        scale = replace(calibration.scale, table=np.full_like(calibration.scale.table, value))
+        save_calibration(tmp_path, replace(calibration, scale=scale), record(calibration))
+        found = load_calibration(tmp_path, WEIGHTS, fresh.topology)
+        assert found is not None
+        lower, upper = (end[..., 1:] for end in found[0].bounds(fresh, pred))
+        assert np.isfinite(upper).all() and (lower >= 0).all() and (lower <= upper).all()
 
 
 def edit(folder: Path, **changes: object) -> None:

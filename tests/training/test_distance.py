@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
-from perfuse.training.distance import TrainingDistance, fit_distance
+from perfuse.training.distance import TrainingDistance, distance_from, fit_distance
 from perfuse.training.distance_file import DISTANCE_FILE, load_distance, save_distance
 from perfuse.training.drug_features import drug_features, feature_names
 
@@ -111,6 +115,39 @@ def test_a_damaged_file_is_refused(table: CurveTable, distance: TrainingDistance
     save_distance(tmp_path, replace(distance, mean=np.full_like(distance.mean, np.nan)), "key")
     with pytest.raises(InputError, match="mean does not fit"):
         load_distance(tmp_path, "key", table.topology)
+    save_distance(tmp_path, replace(distance, mean=np.full_like(distance.mean, 1e300)), "key")
+    with pytest.raises(InputError, match="mean does not fit"):
+        load_distance(tmp_path, "key", table.topology)
     save_distance(tmp_path, replace(distance, own=-distance.own), "key")
     with pytest.raises(InputError, match="holds values that cannot be"):
         load_distance(tmp_path, "key", table.topology)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors: tensors | {"mean": tensors["mean"].to(torch.bfloat16)}, "mean does not fit"),
+        (lambda tensors: tensors | {"own": torch.zeros((), dtype=torch.float64)}, "of another version"),
+        (lambda tensors: tensors | {"own": torch.zeros((), dtype=torch.bfloat16)}, "of another version"),
+        (lambda tensors: {}, "of another version"),
+    ],
+)
+def test_forged_tensors_are_refused_in_one_line(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], says: str, table: CurveTable,
+    distance: TrainingDistance,
+) -> None:  # fmt: skip
+    with pytest.raises(InputError, match=says) as caught:
+        distance_from(change(distance.tensors()), distance.names, False, 5, table.topology, "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("neighbours", ["Infinity", "1e999", "NaN", "-1", "1" + 30 * "0", "[]", "null"])
+def test_forged_numbers_of_neighbours_are_refused(
+    neighbours: str, table: CurveTable, distance: TrainingDistance, tmp_path: Path
+) -> None:
+    about = json.dumps({"features": list(distance.names), "with_descriptors": False, "training": "key"})
+    about = about[:-1] + f', "neighbours": {neighbours}}}'
+    (tmp_path / DISTANCE_FILE).write_bytes(save(distance.tensors(), metadata={"about": about}))
+    with pytest.raises(InputError, match="is damaged") as caught:
+        load_distance(tmp_path, "key", table.topology)
+    assert "\n" not in str(caught.value)

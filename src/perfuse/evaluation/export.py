@@ -138,14 +138,12 @@ def _checked_batch(data: Path, run: TrainedRun) -> tuple[CurveBatch, tuple[float
 
 
 def _need_onnx() -> None:
-    missing = []
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise PerfuseError(f"{', '.join(missing)} not installed: pip install 'perfuse[export]'")
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise PerfuseError(f"{error.name} is not installed: pip install 'perfuse[export]'") from None
 
 
 @contextmanager
@@ -164,7 +162,9 @@ def _quietly() -> Iterator[None]:
 
 
 def write_model(curves: BolusCurves, example: tuple[Tensor, ...], path: Path, kind: str) -> None:
-    """Export for any number of curves; ``example`` needs at least two."""
+    """Export for any number of curves; ``example`` holds at least one."""
+    if len(example[0]) == 1:  # torch.export takes a dimension of 1 for a constant
+        example = tuple(torch.cat((x, x)) for x in example)
     any_number = torch.export.Dim("batch", min=1)
     with _quietly(), torch.no_grad():
         program = torch.export.export(

@@ -1,15 +1,18 @@
 """``loglinear-rates`` as a baseline: a small, closed fit on the training split, kept in ``RUN/baselines``.
 
 At most 256 training curves and 20 s: L-BFGS on the mean squared error of ln C over the values that count. The fit is
-stored with the hash of what it was fitted on, and used again only for the very same curves.
+stored with the hash of what it was fitted on, and used again only for the very same curves; a file whose own sha256 is
+not the one that it was written with is not used but made anew.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -155,10 +158,20 @@ def _save(path: Path, fitted: RatesBaseline) -> None:
     from safetensors.torch import save
 
     tensors = {name: value.detach().contiguous() for name, value in fitted.model.state_dict().items()}
+    facts = json.dumps(fitted.facts)
     try:
-        write_atomic(path, save(tensors, metadata={"facts": json.dumps(fitted.facts)}))
+        write_atomic(path, save(tensors, metadata={"facts": facts, "sha256": _digest(tensors, facts)}))
     except PerfuseError:  # a read-only run: the fit is repeated next time
         return
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """sha256 of everything that a cached fit holds."""
+    digest = sha256(facts.encode())
+    for name in sorted(tensors):
+        array = tensors[name].numpy()
+        digest.update(f"\0{name} {array.dtype} {array.shape}\0".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _load(path: Path, training: CurveTable) -> RatesBaseline | None:
@@ -168,9 +181,15 @@ def _load(path: Path, training: CurveTable) -> RatesBaseline | None:
     model = build_model(LoglinearRatesConfig(), training.topology)
     try:
         with safe_open(str(path), "pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError):
+            kept = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if kept["sha256"] != _digest(tensors, kept["facts"]):
+            return None
+        facts = json.loads(kept["facts"])
+        model.load_state_dict(tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError):
+        return None
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         return None
     model.eval()
     return RatesBaseline(model, facts)

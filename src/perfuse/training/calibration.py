@@ -23,13 +23,15 @@ from perfuse.errors import InputError, PerfuseError
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS
 from perfuse.training.conformal import LEVELS, MIN_ORGAN_DRUGS, least_drugs, organ_quantiles
 from perfuse.training.distance import OUTSIDE_PERCENTILE, Measured, TrainingDistance
-from perfuse.training.residual_scale import Residuals, ResidualScale, fit_scale
+from perfuse.training.residual_scale import Residuals, ResidualScale, bounded, fit_scale
 
 DEMANDED_DRUGS = 500
 """Fewest calibration drugs for which 90 % may be claimed: with fewer, chance alone moves the coverage by points."""
 MAX_DRUGS, MAX_CURVES = 2000, 4000
 """More than these add cost and little accuracy: some are drawn."""
 REPORTED_LEVEL = 0.9
+MAX_HALF_WIDTH = 500.0
+"""Of an interval, in ln C: greater ones say nothing more, and their ends would not be numbers."""
 _SCALE_SHARE = 0.3
 _SCALE_VALUES = 400_000
 _BATCH = 256
@@ -88,7 +90,7 @@ class Calibration:
         measured = self.distance.measure(table) if measured is None else measured
         sigma = np.exp(self._ln_sigma(table, floored(table, pred_mg_l), measured))
         sigma = np.where((np.nan_to_num(table.time_h, nan=0.0) > 0)[:, None], sigma, np.nan)
-        return self.quantiles[:, None, :, None] * sigma
+        return np.minimum(self.quantiles[:, None, :, None] * sigma, MAX_HALF_WIDTH)
 
     def bounds(
         self, table: CurveTable, pred_mg_l: np.ndarray, level: float = REPORTED_LEVEL, measured: Measured | None = None
@@ -107,7 +109,7 @@ class Calibration:
         organ = np.arange(len(ORGANS))[None, :, None]
         ln_time, ln_level = _time_and_level(table, pred)
         of_curve = self.scale.curves(curve_features(self.distance, measured), _outside(measured))
-        return self.scale.values(organ, ln_time[:, None], ln_level) + of_curve[:, None, None]
+        return bounded(self.scale.values(organ, ln_time[:, None], ln_level) + of_curve[:, None, None])
 
 
 def ends(table: CurveTable, pred_mg_l: np.ndarray, half_width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +194,8 @@ def fit_calibration(
     scale = fit_scale(residuals.of_drugs(drugs[:n_scale]).some(_SCALE_VALUES, random))
     held = residuals.of_drugs(drugs[n_scale:])
     ln_sigma = scale.values(held.organ, held.ln_time, held.ln_level)
-    score = held.error * np.exp(-ln_sigma - scale.curves(held.curve_features, held.is_outside)[held.curve])
+    of_curve = scale.curves(held.curve_features, held.is_outside)[held.curve]
+    score = held.error * np.exp(-bounded(ln_sigma + of_curve))
     levels = tuple(level for level in LEVELS if len(drugs) - n_scale >= least_drugs(level))
     quantiles, organ_drugs = organ_quantiles(score, held.drug, held.organ, levels, len(ORGANS))
     return Calibration(

@@ -20,12 +20,15 @@ from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology
 from perfuse.training.calibration import REPORTED_LEVEL, Calibration
 from perfuse.training.conformal import LEVELS
-from perfuse.training.distance import distance_from
+from perfuse.training.distance import as_array, distance_from
 from perfuse.training.residual_scale import LEVEL_KNOTS_LN, TIME_KNOTS_LN_H, ResidualScale
 
 TENSOR_FILE = "calibration.safetensors"
 RECORD_FILE = "calibration.json"
 _MAX_BYTES = 2**26
+_GREATEST = 100.0
+"""Of any parameter of ln sigma: they are logs of errors, or standardised."""
+_GREATEST_QUANTILE = 1e9
 _SCALE = ("table", "level", "centre", "spread", "drug")
 
 
@@ -153,7 +156,7 @@ def _calibration(
         "scale.centre": (n_terms,), "scale.spread": (n_terms,), "scale.drug": (n_terms,),
         "quantiles": (n_levels, n_organs), "organ_drugs": (n_organs,), "coverage_se": (n_levels,),
     }  # fmt: skip
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith("distance.")}
+    arrays = {name: as_array(tensor) for name, tensor in tensors.items() if not name.startswith("distance.")}
     if set(arrays) != set(shapes):
         raise _refused(folder, "is of another version of Perfuse")
     for name, shape in shapes.items():
@@ -162,7 +165,11 @@ def _calibration(
             raise _refused(folder, f"does not fit: {name} is {arrays[name].dtype} {arrays[name].shape}, not {shape}")
         if name.startswith("scale.") and not np.isfinite(arrays[name]).all():
             raise _refused(folder, f"does not fit: {name} is not finite")
-    _check_quantiles(arrays["quantiles"], record.levels, folder)
+        if name.startswith("scale.") and (np.abs(arrays[name]) > _GREATEST).any():
+            raise _refused(folder, f"does not fit: {name} is beyond {_GREATEST:g}")
+    _check_quantiles(arrays["quantiles"], arrays["organ_drugs"], record, folder)
+    if not ((arrays["coverage_se"] >= 0) & (arrays["coverage_se"] <= 1)).all():
+        raise _refused(folder, "does not fit: coverage_se is not within 0..1")
     if not (arrays["scale.spread"] > 0).all():
         raise _refused(folder, "does not fit: a spread is not positive")
     scale = ResidualScale(*(arrays[f"scale.{name}"] for name in _SCALE))
@@ -172,9 +179,14 @@ def _calibration(
     )  # fmt: skip
 
 
-def _check_quantiles(quantiles: np.ndarray, levels: list[float], folder: Path) -> None:
-    known = quantiles[:, ~np.isnan(quantiles).all(axis=0)]
+def _check_quantiles(quantiles: np.ndarray, organ_drugs: np.ndarray, record: CalibrationRecord, folder: Path) -> None:
+    """An organ has quantiles where it has drugs, and none (NaN) where it has none."""
+    levels = record.levels
+    if (organ_drugs < 0).any() or (organ_drugs > record.n_drugs).any() or not organ_drugs.any():
+        raise _refused(folder, "has numbers of drugs that cannot be")
+    known, unknown = quantiles[:, organ_drugs > 0], quantiles[:, organ_drugs == 0]
     if REPORTED_LEVEL not in levels or levels != [level for level in LEVELS if level in levels]:
         raise _refused(folder, "has levels that are not this version's")
-    if not np.isfinite(known).all() or (known < 0).any() or (np.diff(known, axis=0) < 0).any():
+    within = ((known >= 0) & (known <= _GREATEST_QUANTILE)).all() and np.isnan(unknown).all()
+    if not within or (np.diff(known, axis=0) < 0).any():
         raise _refused(folder, "has quantiles that cannot be")

@@ -28,6 +28,8 @@ MAX_Z = 4.0
 """Standard deviations from the training mean above which a single feature lies outside the training range."""
 OUTSIDE_PERCENTILE = 99.0
 """Above this percentile a drug is flagged as outside what the model was trained on."""
+_GREATEST = 1e9
+"""Of stored numbers: features are logs, and references are standardised by more than ``_VARIES``."""
 _VARIES = 1e-6
 _DIFFERS = 1e-3
 _BLOCK = 512
@@ -169,6 +171,14 @@ def _nearest(z: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     return np.maximum(out, 0.0)
 
 
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A stored tensor as an array; float16, which nothing here is, where numpy lacks its type (bfloat16)."""
+    try:
+        return np.asarray(tensor.numpy())
+    except TypeError:
+        return np.zeros(tuple(tensor.shape), dtype=np.float16)
+
+
 def distance_from(
     tensors: dict[str, Tensor], names: tuple[str, ...], with_descriptors: bool, neighbours: int, topology: Topology,
     where: str,
@@ -178,17 +188,18 @@ def distance_from(
     Raises:
         InputError: naming what does not fit.
     """
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    f, r = len(names), len(arrays.get("own", ()))
+    arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
+    own = arrays.get("own", np.zeros(0))
+    f, r = len(names), len(own) if own.ndim == 1 else 0
     shapes = {"mean": (f,), "sd": (f,), "known": (f,), "reference": (r, f), "own": (r,)}
     if names != feature_names(topology) or set(arrays) != set(shapes) or not 3 <= r <= MAX_REFERENCES:
         raise InputError("training distance", "is of another version of Perfuse or of another graph", where=where)
     for name, shape in shapes.items():
         array, kind = arrays[name], np.float32 if name == "reference" else np.float64
-        if array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
+        if array.shape != shape or array.dtype != kind or not (np.abs(array) <= _GREATEST).all():
             raise InputError(
                 f"training distance: {name}", "does not fit", value=f"{array.dtype} {array.shape}",
-                allowed=f"{np.dtype(kind)} {shape}, finite", where=where,
+                allowed=f"{np.dtype(kind)} {shape}, finite and <= {_GREATEST:g}", where=where,
             )  # fmt: skip
     if (arrays["sd"] < 0).any() or (arrays["own"] < 0).any() or (np.diff(arrays["own"]) < 0).any():
         raise InputError("training distance", "holds values that cannot be", where=where)

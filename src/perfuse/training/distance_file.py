@@ -62,7 +62,9 @@ def load_distance(run: Path, key: str, topology: Topology) -> TrainingDistance |
             return None
         names = tuple(str(name) for name in about["features"])
         with_descriptors, neighbours = bool(about["with_descriptors"]), int(about["neighbours"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if not 0 < neighbours < 2**31:
+            raise ValueError(f"neighbours is {neighbours}")
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(
             DISTANCE_FILE, "is damaged", where=str(run), hint=f"delete it ({' '.join(str(error).split())[:120]})"
         ) from None

@@ -25,6 +25,8 @@ from perfuse.pk.physiology import ORGANS
 TIME_KNOTS_LN_H = np.log([0.1, 0.3, 1.0, 3.0, 8.0, 24.0, 72.0])
 LEVEL_KNOTS_LN = np.log(10.0) * np.arange(-5.0, 1.0)
 """ln of concentration x blood volume / dose."""
+MAX_LN_SIGMA = 50.0
+"""|ln sigma| is held within this: errors are from rounding (ln 1e-15 = -35) to far beyond any use."""
 MAX_Z = 3.0
 """Standardised features are held within this, so that no feature alone makes sigma run away."""
 _EPSILON_SHARE = 0.05
@@ -110,6 +112,11 @@ class ResidualScale:
         others = parts[:, 1:].sum(axis=1)
         out: np.ndarray = parts[:, 0] + np.where(is_outside, np.maximum(others, 0.0), others)
         return out
+
+
+def bounded(ln_sigma: np.ndarray) -> np.ndarray:
+    """ln sigma held within ``MAX_LN_SIGMA``."""
+    return np.clip(ln_sigma, -MAX_LN_SIGMA, MAX_LN_SIGMA)
 
 
 def _between(x: np.ndarray, knots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
