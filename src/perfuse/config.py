@@ -207,26 +207,28 @@ class RunConfig(_Frozen):
 # Defaults that depend on the model: learning rate, curves per batch, epochs, and the steps that a small data set gets
 # at least.
 _MODEL_DEFAULTS: dict[str, tuple[float, int, int, int]] = {
-    "flux": (1e-2, 64, 50, 2000),
+    "flux": (1e-2, 256, 50, 2000),
     "loglinear-rates": (3e-2, 256, 50, 1000),
     "recurrent": (1e-2, 64, 20, 1000),
     "lstm": (6e-3, 128, 50, 1000),
     "mlp": (5e-3, 128, 100, 2000),
 }
 _SMALL_BATCH = 64
+_BATCHES = {"flux": 32}
+"""Batches that few curves are divided into, 8 unless named: what ``flux`` has to learn after its fit takes steps."""
 
 
 def resolve(config: RunConfig, n_train: int | None = None) -> RunConfig:
     """The configuration with every model-dependent default filled in.
 
     What is not set depends on the size of the training split, ``n_train``: few curves come in smaller batches (an
-    eighth of them, between 64 and the model's own default) and are passed over more often, so that the run has
-    steps enough to learn anything. With a wall-clock budget, which then decides alone, and without ``n_train``,
-    epochs stay unset.
+    eighth of them, of ``flux`` a thirty-second, between 64 and the model's own default) and are passed over more often,
+    so that the run has steps enough to learn anything. With a wall-clock budget, which then decides alone, and without
+    ``n_train``, epochs stay unset.
     """
     lr, batch_size, epochs, least_steps = _MODEL_DEFAULTS[config.model.name]
     if n_train is not None:
-        batch_size = min(batch_size, max(_SMALL_BATCH, n_train // 8))
+        batch_size = min(batch_size, max(_SMALL_BATCH, n_train // _BATCHES.get(config.model.name, 8)))
     batch_size = config.training.batch_size or batch_size
     chosen = config.training.epochs
     if chosen is None and n_train is not None and config.training.max_minutes is None:
