@@ -208,7 +208,7 @@ def test_speed_runs_on_tiny_settings(tmp_path: Path) -> None:
     training, prediction = result["training"], result["prediction"]
     assert isinstance(training, list)
     assert isinstance(prediction, list)
-    assert [(row["name"], row["batch_size"]) for row in training] == [("plain loop", 2), ("flux", 64), ("flux", 8)]
+    assert [(row["name"], row["batch_size"]) for row in training] == [("plain loop", 2), ("flux", 144), ("flux", 8)]
     assert [row["name"] for row in prediction] == [*ode_reference.SOLVERS, "plain loop", "flux"]
     assert all(per_s > 0 for row in [*training, *prediction] for per_s in row["curves_per_s"])
     assert training[0]["ratios"]["plain loop at batch 2"] == [1.0]
