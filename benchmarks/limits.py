@@ -22,7 +22,7 @@ from perfuse.data.loader import select_curves
 from perfuse.data.simulate import simulate_task
 from perfuse.data.table import to_batch
 from perfuse.models import build_model
-from perfuse.models.base import CurveModel
+from perfuse.models.flux import LoglinearRates
 from perfuse.pk.modes import solve_bolus, tree_basis
 from perfuse.training.loss import CurveLoss
 from perfuse.training.memory import keep_freed_memory
@@ -56,7 +56,10 @@ class Machine:
         a, x = torch.rand(256, NODES, NODES).double(), torch.rand(256, NODES, TIMES).double()
         u, w, big = torch.rand(256 * NODES, HIDDEN), torch.rand(HIDDEN, HIDDEN), torch.rand(16_000_000)
         out, product, copied = torch.empty_like(x), torch.empty_like(u), torch.empty_like(big)
-        per_s = lambda f: rate(f, 1, seconds)  # noqa: E731
+
+        def per_s(work: Callable[[], object]) -> float:
+            return rate(work, 1, seconds)
+
         return Machine(
             torch.get_num_threads(),
             per_s(lambda: torch.bmm(a, x, out=out)) * 2 * 256 * NODES * NODES * TIMES / 1e9,
@@ -68,7 +71,7 @@ class Machine:
 class Step:
     """A model, a batch, and one prediction or one training step of it."""
 
-    def __init__(self, batch: CurveBatch, model: CurveModel | None = None) -> None:
+    def __init__(self, batch: CurveBatch, model: LoglinearRates | None = None) -> None:
         keep_freed_memory()
         self.batch = batch
         self.model = model or fresh_model(batch)
@@ -85,11 +88,11 @@ class Step:
     def rates(self) -> None:
         """The network alone."""
         with torch.inference_mode():
-            self.model.log_rates(self.batch)  # type: ignore[operator]
+            self.model.log_rates(self.batch)
 
     def rates_and_gradients(self) -> None:
         """The network alone, forwards and backwards."""
-        self.model.log_rates(self.batch).linear.sum().backward()  # type: ignore[operator]
+        self.model.log_rates(self.batch).linear.sum().backward()
 
     def train(self) -> None:
         """As the loop does it, less its bookkeeping."""
@@ -102,11 +105,12 @@ class Step:
         self.optimizer.step()
 
 
-def fresh_model(batch: CurveBatch) -> CurveModel:
+def fresh_model(batch: CurveBatch) -> LoglinearRates:
     """A `flux` whose rates are spread as a trained one's are: untrained rates tie, which real ones never do."""
     torch.manual_seed(0)
     model = build_model(FluxConfig(prior=PRIOR), batch.system.topology)
     model.fit_normalisation(batch)
+    assert isinstance(model, LoglinearRates)
     return model
 
 

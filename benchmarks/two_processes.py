@@ -13,9 +13,11 @@ import argparse
 import multiprocessing
 import sys
 import tempfile
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,12 +51,11 @@ def _work(number: int, runs: dict[str, Path], start: Barrier, asked: Connection,
     for predict in predictors.values():
         predict(table)
     while name := asked.recv():
-        predict = predictors[name]
         start.wait()
-        asked.send(rate(lambda: predict(table), BATCH, seconds))
+        asked.send(rate(partial(predictors[name], table), BATCH, seconds))
 
 
-def compare(processes: int, rounds: int, seconds: float) -> tuple[str, dict[str, object]]:
+def compare(processes: int, rounds: int, seconds: float) -> tuple[str, dict[str, Any]]:
     """The table and its numbers; arms take turns, and ratios are taken within rounds."""
     reference = OdeReference(simulate_task("T1", 64, _SEED_OF_CURVES))
     context = multiprocessing.get_context("spawn")
@@ -78,10 +79,11 @@ def compare(processes: int, rounds: int, seconds: float) -> tuple[str, dict[str,
         for pipe, worker in zip(pipes, workers, strict=True):
             pipe.send("")
             worker.join()
-    return _table(rates, processes)
+    return table_of(rates, processes)
 
 
-def _table(rates: dict[str, list[float]], processes: int) -> tuple[str, dict[str, object]]:
+def table_of(rates: dict[str, list[float]], processes: int) -> tuple[str, dict[str, Any]]:
+    """Text and numbers of what was measured, curves/s by arm and round."""
     ratios = {n: [a / b for a, b in zip(rates[n], rates["LSODA"], strict=True)] for n in rates}
     added = [a / b - 1 for a, b in zip(rates["loglinear-rates"], rates["flux"], strict=True)]
     rows = [

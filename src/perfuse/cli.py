@@ -194,7 +194,7 @@ def _absolute(data: str) -> str:
 
 def _print_config(config: RunConfig) -> None:
     from perfuse.config import resolve
-    from perfuse.training.run import config_toml
+    from perfuse.training.config_file import config_toml
 
     print(config_toml(resolve(config)), end="")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.integrate import ODEintWarning
 
-from benchmarks import accuracy, arms, ode_reference, plain_loop, profile_flux, speed
+from benchmarks import accuracy, arms, ode_reference, plain_loop, profile_flux, speed, two_processes
 from benchmarks.common import Spread, number, rate
 from perfuse import cli
 from perfuse.config import LossConfig
@@ -195,6 +195,15 @@ def test_arms_take_turns_and_set_their_threads() -> None:
     assert seen == [("a", 1), ("b", 2), ("b", 2), ("a", 1), ("a", 1), ("b", 2)]
 
 
+def test_rates_of_processes_are_summed_and_put_beside_the_solver() -> None:
+    text, result = two_processes.table_of({"LSODA": [100.0, 50.0], "flux": [300.0, 200.0],
+                                           "loglinear-rates": [400.0, 300.0]}, 2)  # fmt: skip
+    assert result["ratios"]["flux"] == [3.0, 4.0]
+    assert result["network_overhead"] == pytest.approx([1 / 3, 0.5])
+    assert "| flux | 2 |" in text
+    assert "adds 42% (33% to 50%)" in text
+
+
 # -- whole scripts ---------------------------------------------------------------------------------------------------
 
 
@@ -259,3 +268,8 @@ def test_scripts_answer_help(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout
+
+
+def test_two_processes_runs_with_one() -> None:
+    _, result = two_processes.compare(processes=1, rounds=1, seconds=0.01)
+    assert all(rates[0] > 0 for rates in result["curves_per_s"].values())

@@ -66,7 +66,8 @@ def test_batch_equals_one_by_one(task: str, kind: str) -> None:
         together = model(batch)
         alone = torch.cat([model(select_curves(batch, torch.tensor([i]))) for i in range(len(batch))])
     scored = batch.mask & (together > batch.loq_mg_l[:, None, None])
-    assert ((alone / together - 1).abs()[scored]).max() < 1e-5
+    # Saturable kinetics are stepped in common; linear ones are solved curve by curve.
+    assert ((alone / together - 1).abs()[scored]).max() < (1e-6 if "state" in kind or kind == "flux" else 1e-7)
 
 
 def test_mechanistic_prior_is_the_solver_with_saturable_pathways() -> None:

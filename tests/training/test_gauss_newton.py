@@ -68,6 +68,16 @@ def test_the_frozen_pathway_finds_the_way_to_the_saturable_one() -> None:
     assert after < frozen
 
 
+def test_finds_the_truth_of_a_saturable_drug() -> None:
+    batch = batch_of("T4", 90)
+    model = model_for(batch, state_dependent=True)
+    report = fit_exponents(model, batch)
+    assert report.after < 1e-6
+    half, rate = model.exponents()["saturable_half_amount"], model.exponents()["saturable_rate"]
+    assert (half["km_u"], half["kp"], half["fup"]) == pytest.approx((1, 1, -1), abs=0.01)
+    assert (rate["vmax"], rate["km_u"], rate["kp"]) == pytest.approx((1, -1, -1), abs=0.01)
+
+
 def test_analytic_and_differenced_gradients_agree() -> None:
     batch = batch_of("T2", 6)
     model = model_for(batch)

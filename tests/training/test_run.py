@@ -19,11 +19,12 @@ from perfuse.config import RunConfig, load_config, resolve
 from perfuse.data.table import CurveTable, to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.training.checkpoint import load_checkpoint
+from perfuse.training.config_file import config_toml
 from perfuse.training.interrupt import Interrupted
 from perfuse.training.load import load_model
 from perfuse.training.loop import NonFiniteError, Trainer
 from perfuse.training.precision import LossScaler
-from perfuse.training.run import config_toml, train
+from perfuse.training.run import train
 
 MakeConfig = Callable[..., RunConfig]
 Lines = Callable[[Path], list[dict[str, Any]]]

@@ -1,8 +1,11 @@
-"""Random generators: seeding, and their states as plain bytes and numbers for a checkpoint."""
+"""Randomness: seeding, generators' states as plain bytes and numbers for a checkpoint, deterministic algorithms."""
 
 from __future__ import annotations
 
 import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -56,3 +59,28 @@ def _raw(state: torch.Tensor) -> bytes:
 
 def _tensor(raw: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+
+
+_FILL = "fill_uninitialized_memory"
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms, as before afterwards.
+
+    On a CPU an operation without one is an error, since "resumes bit for bit" is a promise there. On CUDA it is a
+    warning, shown once. Filling fresh memory with NaN, which PyTorch does in this mode, is left off: it costs time
+    and changes no result of ours.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory = torch.utils.deterministic
+    filled: bool = getattr(memory, _FILL)
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    setattr(memory, _FILL, False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("once", message=".*deterministic.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        setattr(memory, _FILL, filled)

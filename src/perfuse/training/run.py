@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-import perfuse
 from perfuse.config import RunConfig, resolve
-from perfuse.data.loader import CurveLoader
 from perfuse.data.sources import source_hash
-from perfuse.data.split import Split, check_leakage, split_curves
+from perfuse.data.split import check_leakage, split_curves
 from perfuse.data.table import CurveSource, to_batch
 from perfuse.errors import InputError, PerfuseError
 from perfuse.files import write_atomic
 from perfuse.models import build_model
 from perfuse.models.base import check_source_modelled
 from perfuse.models.flux import LoglinearRates
-from perfuse.pk.physiology import ORGANS
-from perfuse.training.budget import TIMED_STEPS, Budget
+from perfuse.training.budget import Budget
 from perfuse.training.checkpoint import Checkpoint, find_checkpoint
+from perfuse.training.config_file import CONFIG_FILE, config_toml
 from perfuse.training.distance import fit_distance
 from perfuse.training.distance_file import DISTANCE_FILE, save_distance, training_key
 from perfuse.training.ema import Ema
@@ -44,29 +38,19 @@ from perfuse.training.loss import CurveLoss
 from perfuse.training.memory import keep_freed_memory
 from perfuse.training.optimizer import make_optimizer
 from perfuse.training.precision import LossScaler, make_fabric
+from perfuse.training.preparation import first_plan, loaders, normalisation_rows, run_template
 from perfuse.training.progress import ProgressDisplay
 from perfuse.training.record import (
-    UNITS,
-    CheckpointState,
     DataRecord,
-    PlanRecord,
-    PlateauRecord,
     ProgressRecord,
-    split_record,
 )
 from perfuse.training.resume import continued_plan, read_last, refuse_changes
-from perfuse.training.rng import capture_rng, restore_rng, seed_generators
-from perfuse.training.schedule import Schedule, effective_warmup
-from perfuse.training.validation import MetricFunction, Validator
+from perfuse.training.rng import deterministic, restore_rng, seed_generators
+from perfuse.training.schedule import Schedule
+from perfuse.training.validation import MetricFunction
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-CONFIG_FILE = "config.toml"
-_NORMALISATION_CURVES = 4096
-"""Statistics are taken from at most this many training curves, drawn by the run's seed."""
-_VALIDATION_BATCH = 256
-_FILL = "fill_uninitialized_memory"
 
 
 @dataclass(frozen=True)
@@ -155,14 +139,14 @@ class _Session:
         saved = checkpoint.state if checkpoint is not None else None
         if saved is not None:
             refuse_changes(saved, config, data, source.topology.name)
-        loader, validator = _loaders(
+        loader, validator = loaders(
             source, self.split, config, loss, self.fabric.device, self.fabric.autocast, validate
         )
         seed_generators(config.seed)
         model = build_model(config.model, source.topology)
         check_source_modelled(source, config.model.name, type(model))
         if checkpoint is None:
-            model.fit_normalisation(to_batch(source.take(_sample(self.split.train, config.seed))))
+            model.fit_normalisation(to_batch(source.take(normalisation_rows(self.split.train, config.seed))))
         model.to(self.fabric.device)
         if isinstance(model, LoglinearRates):
             model.gauss_newton = fits_exponents(config, model)
@@ -183,7 +167,7 @@ class _Session:
         self.budget = Budget(None if limit is None else 60 * limit, self.progress.elapsed_s, started)
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.template = _template(source, config, data, self.split, self.plan, saved)
+        self.template = run_template(source, config, data, self.split, self.plan, saved)
         if saved is not None and saved.split != self.template.split:
             raise InputError("--resume: split", "comes out differently now", hint="the run is of another version")
 
@@ -213,7 +197,7 @@ class _Session:
             logs = RunLogs(self.out, self.config.training.tensorboard, resume_after)
         display = ProgressDisplay(console)
         try:
-            with Interruption(display.note) as interruption, _deterministic(self.parts.device):
+            with Interruption(display.note) as interruption, deterministic(self.parts.device):
                 trainer = Trainer(
                     self.parts, self.config, self.template, self.plan, self.progress, self.budget, logs, display,
                     interruption,
@@ -288,28 +272,6 @@ class _Session:
         )  # fmt: skip
 
 
-def first_plan(config: RunConfig, steps_per_epoch: int) -> PlanRecord:
-    """The plan of a fresh run; a wall-clock budget leaves its length open until steps have been timed.
-
-    Raises:
-        InputError: if the warm-up fills the run.
-    """
-    training = config.training
-    if training.max_minutes is not None:
-        # The cosine must not have begun while the length is unknown: it starts after the timed steps.
-        warmup = config.schedule.warmup_steps
-        return PlanRecord(
-            total_steps=None, warmup_steps=warmup, cosine_start=max(warmup, TIMED_STEPS),
-            validate_every_epochs=training.validate_every_epochs,
-        )  # fmt: skip
-    assert training.epochs is not None
-    total = training.epochs * steps_per_epoch
-    warmup = effective_warmup(config.schedule, total)
-    return PlanRecord(
-        total_steps=total, warmup_steps=warmup, cosine_start=0, validate_every_epochs=training.validate_every_epochs
-    )
-
-
 def _refuse_existing_run(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError("--out", "is not a folder", value=str(out))
@@ -321,119 +283,9 @@ def _refuse_existing_run(out: Path) -> None:
             )
 
 
-def _sample(rows: np.ndarray, seed: int) -> np.ndarray:
-    """At most ``_NORMALISATION_CURVES`` of the training rows, without replacement."""
-    if len(rows) <= _NORMALISATION_CURVES:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, _NORMALISATION_CURVES, replace=False))
-
-
-def _loaders(
-    source: CurveSource, split: Split, config: RunConfig, loss: CurveLoss, device: torch.device,
-    autocast: object, validate: MetricFunction | None,
-) -> tuple[CurveLoader, Validator]:  # fmt: skip
-    assert config.training.batch_size is not None
-    batch_size = min(config.training.batch_size, len(split.train))
-    loader = CurveLoader(source, split.train, batch_size, config.seed)
-    n_validation = len(split.validation)
-    calm = CurveLoader(
-        source, split.validation, min(max(batch_size, _VALIDATION_BATCH), n_validation), 0, shuffle=False
-    )
-    for name, part in (("training", loader), ("validation", calm)):
-        if not any(loss.weight(loaded.batch).total > 0 for loaded in part.epoch(0)):
-            raise InputError(
-                f"{name} split", "has no value that counts",
-                allowed="observed at t > 0 and >= LOQ, in an organ with a weight > 0",
-            )  # fmt: skip
-    return loader, Validator(calm, loss, device, autocast, validate)  # type: ignore[arg-type]
-
-
-def _template(
-    source: CurveSource, config: RunConfig, data: DataRecord, split: Split, plan: PlanRecord,
-    saved: CheckpointState | None,
-) -> CheckpointState:  # fmt: skip
-    return CheckpointState(
-        code_version=perfuse.__version__,
-        torch_version=torch.__version__,
-        config=config,
-        topology=source.topology.name,
-        elimination_names=source.topology.elimination_names,
-        organs=ORGANS,
-        units=UNITS,
-        data=data,
-        split=split_record(source, split),
-        plan=plan,
-        progress=ProgressRecord(),
-        plateau=PlateauRecord(best=math.inf, bad_validations=0, scale=1.0),
-        rng=capture_rng(),
-        validation=saved.validation if saved is not None else {},
-    )
-
-
 @contextmanager
 def _writable(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise PerfuseError(f"cannot write the run {out}: {error.strerror or error}") from None
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms, as before afterwards.
-
-    On a CPU an operation without one is an error, since "resumes bit for bit" is a promise there. On CUDA it is a
-    warning, shown once. Filling fresh memory with NaN, which PyTorch does in this mode, is left off: it costs time
-    and changes no result of ours.
-    """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    memory = torch.utils.deterministic
-    filled: bool = getattr(memory, _FILL)
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    setattr(memory, _FILL, False)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("once", message=".*deterministic.*")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        setattr(memory, _FILL, filled)
-
-
-def config_toml(config: RunConfig) -> str:
-    """The configuration as TOML that ``perfuse train --config`` reads back.
-
-    Values that the user left to their defaults are written as comments, so that "automatic" stays automatic.
-    """
-    lines = [f"seed = {config.seed}"]
-    for section in ("model", "split", "loss", "optimizer", "schedule", "training"):
-        record = getattr(config, section)
-        lines.append(f"\n[{section}]")
-        tables = []
-        for name in type(record).model_fields:
-            value = getattr(record, name)
-            if value is None:
-                continue
-            if isinstance(value, dict):
-                tables += [f"\n[{section}.{name}]", *(f"{_key(k)} = {_toml(v)}" for k, v in value.items())]
-                continue
-            automatic = (section, name) in _AUTOMATIC and name not in record.model_fields_set
-            lines.append(f"{'# automatic: ' if automatic else ''}{name} = {_toml(value)}")
-        lines += tables
-    return "\n".join(lines) + "\n"
-
-
-_AUTOMATIC = {("training", "validate_every_epochs")}
-
-
-def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _toml(name)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    return repr(value)
