@@ -33,6 +33,11 @@ def test_it_names_what_wins() -> None:
 
 def test_a_tie_is_no_win() -> None:
     assert "does NOT beat the trivial baselines" in say(1.4, {"log-linear": 1.4})
+    for model, other in ((2.7580069, 2.758007), (2.758007, 2.7580069), (1.0000001, 1.0000002)):
+        text = say(model, {"loglinear-rates": other}, chance=("loglinear-rates",))
+        assert "does NOT beat loglinear-rates" in text
+        assert text.endswith("without a network, does as well. Simulated data: not accuracy on people.")
+    assert "It beats loglinear-rates" in say(1.0, {"loglinear-rates": 1.0002})
 
 
 def test_differences_that_may_be_chance_are_named() -> None:

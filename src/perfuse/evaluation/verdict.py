@@ -29,9 +29,20 @@ def show_percent(value: float | None) -> str:
     return f"{100 * value:.1f}"
 
 
+_LEVEL = 1e-4
+"""GMFEs that differ by no more than this share are level: a win must show in figures that somebody would print."""
+
+
 def beats(model: Summary, other: Summary) -> bool:
-    """True when the model's GMFE is below the other's."""
-    return model["gmfe"] is not None and other["gmfe"] is not None and model["gmfe"] < other["gmfe"]
+    """True when the model's GMFE is below the other's, and not level with it."""
+    if model["gmfe"] is None or other["gmfe"] is None:
+        return False
+    return model["gmfe"] < (1 - _LEVEL) * other["gmfe"]
+
+
+def is_level(model: Summary, other: Summary) -> bool:
+    """True when neither beats the other."""
+    return not beats(model, other) and not beats(other, model)
 
 
 def verdict(
@@ -84,7 +95,8 @@ def verdict(
             doubt = _doubt(NETWORK_FREE, chance)
             parts.append(f"It beats {NETWORK_FREE} ({free}), one exponent per feature without a network{doubt}.")
         else:
-            well = "as well, within chance" if NETWORK_FREE in chance else "better"
+            level = is_level(model, baselines[NETWORK_FREE])
+            well = "as well" if level else "as well, within chance" if NETWORK_FREE in chance else "better"
             parts.append(
                 f"It does NOT beat {NETWORK_FREE} ({free}): on this data one exponent per feature, without a network, "
                 f"does {well}."
