@@ -7,11 +7,12 @@ JOBS ?= 2
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo test lint types docs docs-check bench bench-quick bench-speed clean
+.PHONY: help install-locked demo test lint types docs docs-check bench bench-quick bench-speed clean
 
 help:
 	@echo "make demo         install, simulate, train, evaluate, report (about 3 minutes on two cores)"
 	@echo "make test         install, run the tests"
+	@echo "make install-locked   install only files whose sha256 is known (CPython 3.11, Linux x86_64)"
 	@echo "make lint         ruff: rules and formatting"
 	@echo "make types        mypy"
 	@echo "make docs         build the documentation into site/"
@@ -30,6 +31,14 @@ $(VENV)/.base: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# TORCH_LOCK= leaves PyTorch out, for a build that is installed already.
+TORCH_LOCK ?= -r requirements-torch.lock
+install-locked:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes $(TORCH_LOCK) -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 
 demo: $(VENV)/.base
 	$(BIN)/perfuse demo --out $(DEMO)

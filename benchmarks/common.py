@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from perfuse.evaluation.provenance import provenance
+from perfuse.training.machine import provenance
 
 
 @dataclass(frozen=True)

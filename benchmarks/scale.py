@@ -67,8 +67,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def rss_anon_mb(pid: int) -> float:
-    """Resident anonymous memory of a process, MB; 0 when it is gone."""
+def rss_anon_mb(pid: int | str) -> float:
+    """Resident anonymous memory of a process (or of "self"), MB; 0 when it is gone."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
@@ -106,7 +106,8 @@ def shuffled_read(path: Path, batches: int = 400) -> dict[str, float]:
     store = CurveStore.open(path)
     random = np.random.default_rng(0)
     rows = [random.integers(0, len(store), BATCH) for _ in range(batches)]
-    offsets, large = store._offsets, [store._views[name] for name in ("conc_mg_l", "time_h", "censored")]
+    shards = [store._shards[i] for i in range(len(store.manifest.shards))]
+    offsets, large = store.shard_offsets, [[s.views[n] for s in shards] for n in ("conc_mg_l", "time_h", "censored")]
     flat = [[view.reshape(len(view), -1) for view in views] for views in large]
     size = BATCH * sum(views[0][0].nbytes for views in large)
     together, copied, at = random.random(64 * size // 8), np.empty(size // 8), 0  # 220 MB: beyond the caches

@@ -36,7 +36,7 @@ from perfuse.data.simulate import simulate_task
 from perfuse.data.split import Split, split_curves
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
-from perfuse.training import run
+from perfuse.training import run, session
 from perfuse.training.gauss_newton import FitReport, start_exponents
 
 SMALL_BATCH = 8
@@ -135,25 +135,34 @@ def engine_time(
         fits.append(start_exponents(*arguments, **named))
         return fits[-1]
 
-    def judge(batches: Sequence[LoadedBatch], predictions: Sequence[Tensor]) -> dict[str, float]:
-        nonlocal judging_s, judged
-        arrived = time.perf_counter()
-        judged += 1
-        epochs = judged - len(fits)  # a run that begins with a fit is judged after it, before its first epoch
-        reached.curves = epochs * n_train + sum(report.curves * report.iterations for report in fits)
-        parts = [(b.rows, p.to(torch.float64).numpy()) for b, p in zip(batches, predictions, strict=True)]
-        found = _gmfe(table, parts)
-        if reached.check(arrived - began - judging_s, found):
-            raise _There
-        judging_s += time.perf_counter() - arrived
-        return {"gmfe": found}
+    class Judge:
+        """A metric of the validation split; judging itself does not count."""
+
+        def __init__(self) -> None:
+            self.parts: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def sums(self, loaded: LoadedBatch, pred_mg_l: Tensor) -> Tensor:
+            self.parts.append((loaded.rows, pred_mg_l.to(torch.float64).numpy()))
+            return torch.zeros(1, dtype=torch.float64)
+
+        def finish(self, sums: Tensor) -> dict[str, float]:
+            nonlocal judging_s, judged
+            arrived = time.perf_counter()
+            judged += 1
+            epochs = judged - len(fits)  # a run that begins with a fit is judged after it, before its first epoch
+            reached.curves = epochs * n_train + sum(report.curves * report.iterations for report in fits)
+            found, self.parts = _gmfe(table, self.parts), []
+            if reached.check(arrived - began - judging_s, found):
+                raise _There
+            judging_s += time.perf_counter() - arrived
+            return {"gmfe": found}
 
     import_module("lightning_fabric")  # loading libraries is no training; the plain loop's are loaded by now
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         try:
-            with patch.object(run, "start_exponents", fit):
-                run.train(table, config, Path(folder) / "run", validate=judge, data_path="benchmark")
+            with patch.object(session, "start_exponents", fit):
+                run.train(table, config, Path(folder) / "run", validate=Judge(), data_path="benchmark")
         except _There:
             return reached
     return reached

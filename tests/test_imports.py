@@ -12,10 +12,13 @@ import pytest
 import perfuse
 
 PACKAGE = Path(perfuse.__file__).parent
-LAYERS = ("pk", "data", "models", "training", "evaluation", "cli")
+LAYERS = ("pk", "data", "models", "training", "evaluation", "tuning", "cli")
 """From the bottom up; a layer imports itself and those before it."""
-CLI_MODULES = ("cli", "cli_options", "cli_export", "cli_progress", "cli_solver", "convert", "demo", "info", "__main__")
-FREE = ("errors", "files", "config")
+CLI_MODULES = (
+    "cli", "cli_options", "cli_export", "cli_progress", "cli_runs", "cli_solver", "cli_tune", "convert", "demo",
+    "info", "__main__",
+)  # fmt: skip
+FREE = ("errors", "files", "config", "launch")
 """Importable by every layer; from the bottom up among themselves."""
 HEAVY = ("torch", "lightning_fabric", "polars", "plotly", "pyarrow", "scipy", "numpy", "pydantic", "pint", "jinja2")
 

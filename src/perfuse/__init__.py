@@ -1,3 +1,3 @@
 """Perfuse: dynamic graph neural networks of whole-body pharmacokinetics."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

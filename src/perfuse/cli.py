@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import traceback
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -27,8 +28,11 @@ from perfuse.cli_options import (
     parse_times,
     simulation_options,
 )
+from perfuse.cli_runs import runs
 from perfuse.cli_solver import nca, solve
+from perfuse.cli_tune import tune
 from perfuse.errors import InputError, PerfuseError
+from perfuse.launch import follow_parent, is_started_by_launcher, rank_of_environment, run_processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +44,10 @@ TaskName = Literal["T1", "T2", "T3", "T4", "T5", "T5-children", "T5-rat", "T5-wi
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _FILE_WIDTH = 120
+_stopped_by: list[int] = []
+"""Signals that have asked this process to leave."""
+_arguments: ContextVar[list[str]] = ContextVar("arguments")
+"""Of the command that is running, as they were given: for processes that are to do the same."""
 
 app = App(
     name="perfuse",
@@ -147,6 +155,7 @@ def train(
     resume: Annotated[bool, Flag] = False,
     print_config: Annotated[bool, Flag] = False,
     quiet: Annotated[bool, Flag] = False,
+    log_json: Annotated[bool, Flag] = False,
     options: TrainOptions = TrainOptions(),  # noqa: B008 (frozen; cyclopts reads its fields)
 ) -> None:
     """Train a model on a dataset folder, an origin .npz or a tidy table; flags override the TOML file.
@@ -158,6 +167,7 @@ def train(
         resume: Continue from RUN/last, bit for bit on the CPU.
         print_config: Print the resolved configuration as TOML and stop.
         quiet: No progress bar.
+        log_json: Print the lines of RUN/log.jsonl to stderr instead of a progress bar.
     """
     stored = out / "config.toml" if resume and out and config is None else None
     chosen = build_config(options, stored if stored and stored.is_file() else config)
@@ -166,15 +176,23 @@ def train(
         return
     if out is None:
         raise InputError("--out", "is missing", hint="name the run's folder: --out RUN")
+    if (chosen.training.devices or 1) > 1 and not is_started_by_launcher():
+        if "://" not in data and not Path(data).exists():  # once, rather than by every process
+            raise InputError("data", "does not exist", value=data)
+        if code := run_processes(_arguments.get(), chosen.training.devices or 1):
+            raise _EndedElsewhere(code)
+        return
     from perfuse.data.sources import open_source
-    from perfuse.evaluation.during_training import validation_gmfe
+    from perfuse.evaluation.during_training import ValidationGmfe
+    from perfuse.training.reproduce import reproduction
     from perfuse.training.run import train as run_training
 
     result = run_training(
-        open_source(location(data)), chosen, out, resume=resume, validate=validation_gmfe,
-        console=None if quiet else _console(stderr=True), data_path=_absolute(data),
+        open_source(location(data), verify=rank_of_environment() == 0), chosen, out, resume=resume,
+        validate=ValidationGmfe(), console=None if quiet or log_json else _console(stderr=True),
+        data_path=_absolute(data), log_stream=sys.stderr if log_json else None,
     )  # fmt: skip
-    if not quiet:
+    if not quiet and result.is_main:
         gmfe = result.validation.get("val_gmfe")
         print(
             f"{result.ending}: {result.epochs} epochs, {result.steps} steps, {result.seconds:.0f} s on "
@@ -184,6 +202,10 @@ def train(
         names = f"{shlex.quote(str(out))} {shlex.quote(data)}"
         calibrate_first = f"perfuse calibrate {names} && " if result.n_calibration else ""
         print(f"run: {out}\nnext: {calibrate_first}perfuse evaluate {names}")
+        print("\n".join(reproduction(out).lines()))
+
+
+app.command(tune)
 
 
 def _absolute(data: str) -> str:
@@ -323,6 +345,7 @@ def report(run: Path, /) -> None:
 
 
 app.command(export)
+app.command(runs)
 
 
 @app.command(name="info")
@@ -380,6 +403,16 @@ def convert_command(
     print(f"{done} curve{'s' if done != 1 else ''}: {out}")
 
 
+class _EndedElsewhere(PerfuseError):
+    """Processes that this one has started have failed, and said why."""
+
+    is_told = True
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.exit_code = code
+
+
 def _fail(text: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -387,19 +420,28 @@ def _fail(text: str, code: int, debug: bool) -> int:
     return code
 
 
+def _fail_stopped(signal_number: int, debug: bool) -> int:
+    return _fail(f"stopped by {signal.Signals(signal_number).name}", 128 + signal_number, debug)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     debug = "--debug" in arguments
     tokens = [a for a in arguments if a != "--debug"]
+    _arguments.set(arguments)
     try:
         app(tokens)
         sys.stdout.flush()
     except PerfuseError as error:
-        return _fail(str(error), error.exit_code, debug)
+        return error.exit_code if error.is_told else _fail(str(error), error.exit_code, debug)
     except CycloptsError as error:
         return _fail(str(error), InputError.exit_code, debug)
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED, debug)
+    except SystemExit as leaving:
+        if not (isinstance(leaving.code, int) and leaving.code > 128):
+            raise
+        return _fail_stopped(leaving.code - 128, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
         return _BROKEN_PIPE
@@ -407,13 +449,16 @@ def run(arguments: list[str]) -> int:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(place + (error.strerror or str(error)), PerfuseError.exit_code, debug)
     except Exception as error:
+        if _stopped_by:  # in the middle of a C module's import, say, which turns it into an error of its own
+            return _fail_stopped(_stopped_by[0], debug)
         hint = "" if debug else " (this is a bug in Perfuse; --debug shows where)"
         return _fail(f"{type(error).__name__}: {str(error)[:300]}{hint}", 1, debug)
     return 0
 
 
-def _terminate(signal_number: int, _frame: object) -> NoReturn:
+def terminate(signal_number: int, _frame: object) -> NoReturn:
     """Leave by way of every ``finally``, so that nothing half-written stays behind; training saves first instead."""
+    _stopped_by.append(signal_number)
     raise SystemExit(128 + signal_number)
 
 
@@ -424,5 +469,6 @@ def main() -> NoReturn:
     the cores (flux, batch 64, two busy cores: 39 curves/s spinning, 3,600 sleeping): unless told otherwise, they sleep.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+    follow_parent()
     sys.exit(run(sys.argv[1:]))

@@ -33,6 +33,7 @@ FLAG_KEYS: dict[str, str] = {
     "clip": "optimizer.clip",
     "schedule": "schedule.kind",
     "warmup_steps": "schedule.warmup_steps",
+    "cosine_start": "schedule.cosine_start",
     "plateau_patience": "schedule.patience",
     "plateau_factor": "schedule.factor",
     "epochs": "training.epochs",
@@ -40,10 +41,13 @@ FLAG_KEYS: dict[str, str] = {
     "accumulate": "training.accumulate",
     "precision": "training.precision",
     "device": "training.device",
+    "devices": "training.devices",
     "early_stopping": "training.early_stopping_patience",
     "ema": "training.ema_decay",
     "max_minutes": "training.max_minutes",
+    "max_steps": "training.max_steps",
     "checkpoint_every": "training.checkpoint_every_minutes",
+    "keep_last": "training.keep_last",
     "validate_every": "training.validate_every_epochs",
     "tensorboard": "training.tensorboard",
     "seed": "seed",
@@ -88,14 +92,18 @@ class TrainOptions:
     """Learning-rate schedule."""
     warmup_steps: WholeNumber = None
     """Steps of linear warm-up."""
+    cosine_start: WholeNumber = None
+    """cosine: steps before it may begin."""
     plateau_patience: WholeNumber = None
     """plateau: epochs without improvement before the learning rate falls."""
     plateau_factor: float | None = None
     """plateau: what the learning rate is multiplied by."""
-    precision: Literal["32", "bf16", "16"] | None = None
+    precision: Literal["64", "32", "bf16", "16"] | None = None
     """Precision of the hidden layers."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Where to compute."""
+    devices: WholeNumber = None
+    """Processes on this machine, each with its own GPU (or CPU share); they share every batch."""
     loss: Literal["log_mse", "log_huber", "mse", "log1p"] | None = None
     """What training minimises."""
     censored: Literal["m3", "exclude"] | None = None
@@ -112,6 +120,8 @@ class TrainOptions:
     """Share of compounds (or groups) kept for perfuse calibrate; 0 keeps none."""
     max_minutes: float | None = None
     """Wall-clock budget; the number of steps is fixed from it once."""
+    max_steps: WholeNumber = None
+    """Most optimiser steps; given without --max-minutes, it takes the place of a budget in the file."""
     early_stopping: WholeNumber = None
     """Stop after this many epochs without a better validation loss; 0 never."""
     ema: float | None = None
@@ -120,6 +130,8 @@ class TrainOptions:
     """Epochs between validations."""
     checkpoint_every: float | None = None
     """Minutes between mid-epoch saves of RUN/last."""
+    keep_last: WholeNumber = None
+    """Saves of RUN/last that are kept; older ones lie in RUN/history."""
     tensorboard: bool | None = None
     """Write TensorBoard events."""
     seed: WholeNumber = None
@@ -234,6 +246,8 @@ def build_config(options: TrainOptions, config_path: Path | None = None) -> RunC
 
     base = load_config(config_path) if config_path else RunConfig()
     merge = _Merge(base.model_dump(mode="json", exclude_unset=True))
+    if options.max_steps is not None and options.max_minutes is None:
+        merge.data.get("training", {}).pop("max_minutes", None)
     _merge_model(merge, options)
     for name, key in FLAG_KEYS.items():
         value = getattr(options, name)

@@ -15,7 +15,7 @@ from perfuse.errors import InputError
 from perfuse.files import read_toml
 
 ModelName = Literal["flux", "loglinear-rates", "recurrent", "lstm", "mlp"]
-Precision = Literal["32", "bf16", "16"]
+Precision = Literal["64", "32", "bf16", "16"]
 
 
 class _Frozen(BaseModel):
@@ -160,6 +160,8 @@ class ScheduleConfig(_Frozen):
 
     kind: Literal["plateau", "cosine", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
+    cosine_start: int = Field(0, ge=0)
+    """Cosine: steps before it may begin (the warm-up at least); a run with a wall-clock budget sets it by itself."""
     final_fraction: float = Field(0.01, ge=0, le=1)
     """Cosine: last learning rate as a fraction of the first."""
     factor: float = Field(0.5, gt=0, lt=1)
@@ -173,19 +175,29 @@ class TrainingConfig(_Frozen):
     epochs: int | None = Field(None, ge=1)
     """Passes over the training split; unset means the model's own default."""
     batch_size: int | None = Field(None, ge=1)
-    """Curves per micro-batch; unset means the model's own default (never above the training split)."""
+    """Curves per micro-batch, all processes together; unset means the model's own default (never above the training
+    split)."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches per optimiser step (gradient accumulation)."""
     precision: Precision = "32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int | None = Field(None, ge=1, le=4096)
+    """Processes on each machine, each with a device of its own; they share every batch. Unset: one, or as many as
+    torchrun or SLURM has started."""
+    process_timeout_s: float = Field(45.0, ge=1, le=86400)
+    """Several processes: one that has not answered for so long in a step counts as lost, and the run saves and ends."""
     early_stopping_patience: int = Field(0, ge=0)
     """Epochs without a better validation loss before stopping; 0 never stops early."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Exponential moving average of weights used for validation and `best`; 0 is off."""
     max_minutes: float | None = Field(None, gt=0)
     """Wall-clock budget: 20 steps are timed, the number of steps is fixed from it and stored."""
+    max_steps: int | None = Field(None, ge=1)
+    """Most optimiser steps; the schedule spans them. Without ``epochs`` and ``max_minutes`` they alone end the run."""
     checkpoint_every_minutes: float = Field(5.0, gt=0)
     """`last` is also saved mid-epoch this often (monotonic time)."""
+    keep_last: int = Field(1, ge=1, le=1000)
+    """Saves of `last` that are kept: the newest is `last`, older ones lie in `history/`."""
     validate_every_epochs: int = Field(1, ge=1)
     tensorboard: bool = True
     max_skipped_steps: int = Field(20, ge=1)
@@ -223,15 +235,16 @@ def resolve(config: RunConfig, n_train: int | None = None) -> RunConfig:
 
     What is not set depends on the size of the training split, ``n_train``: few curves come in smaller batches (an
     eighth of them, of ``flux`` a thirty-second, between 64 and the model's own default) and are passed over more often,
-    so that the run has steps enough to learn anything. With a wall-clock budget, which then decides alone, and without
-    ``n_train``, epochs stay unset.
+    so that the run has steps enough to learn anything. With a wall-clock budget or a number of steps, which then
+    decide alone, and without ``n_train``, epochs stay unset.
     """
     lr, batch_size, epochs, least_steps = _MODEL_DEFAULTS[config.model.name]
     if n_train is not None:
         batch_size = min(batch_size, max(_SMALL_BATCH, n_train // _BATCHES.get(config.model.name, 8)))
     batch_size = config.training.batch_size or batch_size
     chosen = config.training.epochs
-    if chosen is None and n_train is not None and config.training.max_minutes is None:
+    other_length = config.training.max_minutes is not None or config.training.max_steps is not None
+    if chosen is None and n_train is not None and not other_length:
         steps_per_epoch = math.ceil(math.ceil(n_train / batch_size) / config.training.accumulate)
         chosen = max(epochs, math.ceil(least_steps / steps_per_epoch))
     optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.lr or lr})

@@ -75,7 +75,6 @@ def convert(
         write_dataset(_chunks(source), out, generator=generator, seed=None)
         return len(source)
     rows = np.arange(len(source)) if kind != "sbml" else np.asarray([curve_row(source, curve)])
-    out.parent.mkdir(parents=True, exist_ok=True)
     _writer(kind)(source.take(rows), out)
     return len(rows)
 

@@ -16,7 +16,7 @@ from perfuse.config import parse_config
 from perfuse.data.simulation import simulate_dataset
 from perfuse.data.sources import open_source
 from perfuse.errors import InputError
-from perfuse.evaluation.during_training import validation_gmfe
+from perfuse.evaluation.during_training import ValidationGmfe
 from perfuse.evaluation.evaluate import evaluate_run
 from perfuse.evaluation.files import write_json
 from perfuse.evaluation.report import build_report
@@ -72,7 +72,7 @@ def run_demo(out: Path, seed: int, progress: Console, results: Console) -> Path:
         say(f"training {model} for at most {60 * minutes:.0f} s")
         start = time.monotonic()
         config = parse_config(_config(model, seed))
-        train(open_source(data), config, out / model, validate=validation_gmfe, data_path=str(data.resolve()))
+        train(open_source(data), config, out / model, validate=ValidationGmfe(), data_path=str(data.resolve()))
         seconds[model] = time.monotonic() - start
     for model in MINUTES:
         say(f"judging {model} on unseen drugs")

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from perfuse.errors import InputError
+from perfuse.files import check_file, check_plain
 
 Facts = dict[str, Any]
 _MAX_HEADER_BYTES = 100 * 2**20
 _MAX_TEXT_BYTES = 2**28
 """Largest JSON or TOML file that is read, as for the loader of checkpoints."""
 _MAX_DEPTH = 64
-_MAX_BITS = 4096
+_MAX_COMMAND = 10_000
 _BROKEN_ARCHIVE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, SyntaxError, ValueError, TypeError, EOFError,
     OSError, RuntimeError, MemoryError, OverflowError,
@@ -55,6 +56,7 @@ def describe(path: Path) -> Facts:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError("PATH", "is of no known kind", value=str(path), allowed="a folder, " + ", ".join(readers))
+    check_file(path, "PATH")
     return reader(path)
 
 
@@ -75,28 +77,10 @@ def _text(path: Path) -> str:
         raise InputError(path.name, "is no text", value=str(path), hint=str(error)) from None
 
 
-def _check_plain(value: object) -> None:
-    """Raise ValueError for what is nested too deep, or a whole number too long, to be shown."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += item.values()
-            elif isinstance(item, list):
-                inner += item
-            elif isinstance(item, int) and item.bit_length() > _MAX_BITS:
-                raise ValueError(f"holds a whole number of {item.bit_length()} bits")
-        if not inner:
-            return
-        level = inner
-    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
-
-
 def _json(path: Path) -> Facts:
     try:
         data = json.loads(_text(path))
-        _check_plain(data)
+        check_plain(data)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -109,7 +93,7 @@ def _json(path: Path) -> Facts:
 def _toml(path: Path) -> Facts:
     try:
         data = tomllib.loads(_text(path))
-        _check_plain(data)
+        check_plain(data)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -220,7 +204,7 @@ def _epochs(path: Path) -> list[Facts]:
     for line in _text(path).splitlines() if path.is_file() else []:
         try:
             facts = json.loads(line)
-            _check_plain(facts)
+            check_plain(facts)
         except (ValueError, RecursionError):
             continue
         if isinstance(facts, dict):
@@ -229,7 +213,7 @@ def _epochs(path: Path) -> list[Facts]:
 
 
 def _run(path: Path) -> Facts:
-    facts: Facts = {"kind": "run", "path": str(path)}
+    facts: Facts = {"kind": "run", "path": str(path), **_history(path)}
     epochs = _epochs(path / "metrics.jsonl")
     facts["epochs_recorded"] = len(epochs)
     losses = [e["val_loss"] for e in epochs if isinstance(e.get("val_loss"), (int, float))]
@@ -243,6 +227,21 @@ def _run(path: Path) -> Facts:
             found = _checkpoint(path / name)
             facts[name] = {key: found[key] for key in ("progress", "model.safetensors", "calibration") if key in found}
     facts["report"] = str(path / "report.html") if (path / "report.html").is_file() else "none yet"
+    return facts
+
+
+def _history(path: Path) -> Facts:
+    """Run id, sessions, level of determinism, and how to make the run again; nothing where it has no checkpoint."""
+    from perfuse.training.provenance import sessions_of
+    from perfuse.training.reproduce import reproduction
+
+    try:
+        again = reproduction(path)
+    except InputError:
+        return {}
+    facts: Facts = {"run_id": again.run_id or "none", "sessions": len(sessions_of(path, again.run_id))}
+    facts["determinism"] = {"code": again.level.code, "text": again.level.text}
+    facts["to_reproduce"] = {str(i): command for i, command in enumerate(again.commands, 1)}
     return facts
 
 
@@ -299,9 +298,9 @@ def _parquet(path: Path) -> Facts:
 
     try:
         found = pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
+        columns = found.schema.names
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         raise InputError(path.name, "is no readable Parquet", value=str(path), hint=str(error)) from None
-    columns = found.schema.names
     return {"kind": f"{_table_kind(columns)} (Parquet)", "path": str(path), "rows": found.num_rows, "columns": columns}
 
 
@@ -325,15 +324,15 @@ def _plain(value: object) -> object:
     return value if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
-def lines(facts: Facts, indent: int = 0) -> list[str]:
-    """The facts as indented text, long lists cut."""
+def lines(facts: Facts, indent: int = 0, most: int = 160) -> list[str]:
+    """The facts as indented text; what is longer than ``most`` is cut, but for commands."""
     out: list[str] = []
     for key, value in facts.items():
         pad = "  " * indent
         if isinstance(value, dict) and value:
             out.append(_printable(f"{pad}{key}:"))
-            out += lines(value, indent + 1)
+            out += lines(value, indent + 1, _MAX_COMMAND if key in ("determinism", "to_reproduce") else most)
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            out.append(_printable(f"{pad}{key}: {text if len(text) <= 160 else text[:157] + '...'}"))
+            out.append(_printable(f"{pad}{key}: {text if len(text) <= most else text[: most - 3] + '...'}"))
     return out

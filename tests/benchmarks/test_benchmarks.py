@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.integrate import ODEintWarning
 
-from benchmarks import accuracy, arms, ode_reference, plain_loop, profile_flux, speed, two_processes
+from benchmarks import accuracy, arms, ode_reference, plain_loop, profile_flux, speed, two_processes, weak_scaling
 from benchmarks.common import Spread, number, rate
 from perfuse import cli
 from perfuse.config import LossConfig
@@ -268,6 +268,20 @@ def test_scripts_answer_help(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout
+
+
+def test_weak_scaling_takes_its_ratios_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter([100.0, 180.0, 190.0, 50.0, 80.0, 100.0])  # one, two, apart; twice
+    monkeypatch.setattr(weak_scaling, "run_arm", lambda *_: next(rates))
+    text, facts = weak_scaling.compare(["mlp"], rounds=2, curves=8, epochs=2)
+    assert facts["models"]["mlp"]["efficiency"] == pytest.approx([0.9, 0.8])
+    assert facts["models"]["mlp"]["beside_apart"] == pytest.approx([180 / 190, 0.8])
+    assert "| mlp | 128 / 256 | 75.0 | 130 | 145 | 85% (80%-90%) | 87% (80%-95%) |" in text
+
+
+def test_weak_scaling_measures_real_runs(tmp_path: Path) -> None:
+    weak_scaling.simulate_dataset("T1", 40, 0, tmp_path / "whole")
+    assert weak_scaling.run_arm("two", tmp_path, "mlp", 8, 2) > 0
 
 
 def test_two_processes_runs_with_one() -> None:

@@ -590,7 +590,10 @@ def test_a_terminated_simulation_can_be_continued(tmp_path: Path) -> None:
         process.terminate()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert errors.strip() == "perfuse: finished shards are kept: the same command continues from there"
+    assert errors.splitlines() == [
+        "perfuse: finished shards are kept: the same command continues from there",
+        "perfuse: error: stopped by SIGTERM",
+    ]
     assert list(tmp_path.iterdir()) == [work]
     assert not (work / "lock").exists()
     done = subprocess.run([*command[:-1]], capture_output=True, text=True, timeout=120, check=True)

@@ -21,6 +21,7 @@ COMMANDS = (
     "solve",
     "nca",
     "train",
+    "tune",
     "calibrate",
     "evaluate",
     "predict",
@@ -28,6 +29,7 @@ COMMANDS = (
     "export",
     "info",
     "convert",
+    "runs",
 )
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

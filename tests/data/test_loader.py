@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from perfuse.data.batch import CurveBatch
 from perfuse.data.loader import CurveLoader, LoadedBatch
@@ -94,6 +95,43 @@ def test_batches_are_not_shared(table: CurveTable) -> None:
     one = next(iter(loader.epoch(0)))
     one.batch.conc_mg_l.zero_()
     assert next(iter(loader.epoch(1))).batch.conc_mg_l.amax() > 0
+
+
+def tensors(batch: CurveBatch) -> dict[str, torch.Tensor]:
+    parts = (batch, batch.system, batch.doses)
+    return {n: v for part in parts for n, v in vars(part).items() if isinstance(v, torch.Tensor)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_processes_share_every_batch(table: CurveTable, store: CurveStore, mode: dict, shuffle: bool) -> None:
+    rows = np.arange(5, 39)  # 34 curves: batches of 8, 8, 8, 8 and 2
+    joint = list(CurveLoader(store, rows, 8, seed=1, shuffle=shuffle, **mode).epoch(2))
+    for n in (2, 3, 5):
+        loaders = [CurveLoader(store, rows, 8, 1, shuffle, **mode, rank=r, world_size=n) for r in range(n)]
+        assert {len(loader) for loader in loaders} == {5}
+        shares = [list(loader.epoch(2)) for loader in loaders]
+        for b, whole in enumerate(joint):
+            for r in range(n):
+                share = shares[r][b]
+                assert share.rows.tolist() == whole.rows[r::n].tolist()
+                assert share.curve_id.tolist() == whole.curve_id[r::n].tolist()
+                assert_same(share.batch, to_batch(table.take(share.rows)))
+        assert visited(list(loaders[1].epoch(2, 3))) == visited(shares[1])[3:]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["table", "store"])
+def test_a_process_without_a_curve_gets_an_empty_batch(
+    table: CurveTable, store: CurveStore, mode: dict, kind: str
+) -> None:
+    source = table if kind == "table" else store
+    full, empty = CurveLoader(source, np.arange(9), 8, 0, **mode, rank=1, world_size=2).epoch(0)
+    assert (len(full.rows), len(empty.rows), len(empty.batch), len(empty.curve_id)) == (4, 0, 0, 0)
+    had, has = tensors(full.batch), tensors(empty.batch)
+    assert {n: (v.dtype, v.shape[1:]) for n, v in has.items()} == {n: (v.dtype, v.shape[1:]) for n, v in had.items()}
+    assert {len(v) for v in has.values()} == {0}
+    assert len(empty.batch.to("cpu")) == 0
 
 
 class Slow:
@@ -183,6 +221,8 @@ def test_the_cache_stays_within_its_limit(table: CurveTable) -> None:
     [
         ({"rows": []}, "rows are missing"), ({"rows": [50]}, "rows are not all"), ({"rows": [-1]}, "rows are not all"),
         ({"batch_size": 0}, "batch_size"), ({"seed": -1}, "seed"), ({"prefetch": -1}, "prefetch"),
+        ({"rank": 2, "world_size": 2}, "rank is not allowed .got 2"), ({"rank": -1}, "got -1"),
+        ({"world_size": 0}, "rank"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused(table: CurveTable, change: dict, named: str) -> None:

@@ -51,7 +51,8 @@ def make_run(folder: Path, source: CurveSource, data_path: Path, model: str, tes
         fitted = build_model(model_config, source.topology)
         fitted.fit_normalisation(to_batch(training))
     state = CheckpointState(
-        code_version="test", torch_version=torch.__version__, config=config, topology=source.topology.name,
+        run_id="0" * 32, code_version="test", torch_version=torch.__version__, config=config,
+        topology=source.topology.name,
         elimination_names=source.topology.elimination_names, organs=ORGANS, units=UNITS,
         data=DataRecord(path=str(data_path), content_hash=source_hash(source), n_curves=len(source)),
         split=split_record(source, split),

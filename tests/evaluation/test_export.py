@@ -36,6 +36,7 @@ def test_the_file_gives_the_models_curves_for_any_number_of_them(
     report = export_run(rates_run, t1_dataset, out, kind)  # type: ignore[arg-type]
     assert report.largest_error < 1e-7
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert str(Path(export.__file__).parents[1]).encode() not in out.read_bytes(), "it names folders of this machine"
     assert f"{out}: one bolus at time 0, 100 times from 0 to 24 h" in report.line()
     model, again = open_run(rates_run).model, runner(out, kind, threads=1)
     for n in (1, 3):

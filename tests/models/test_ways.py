@@ -19,7 +19,7 @@ def features(task: str) -> tuple:
     logs = log_features(batch.system)
     logs = LogFeatures(**{k: torch.nan_to_num(v) for k, v in vars(logs).items()})
     standardise.fit(logs, graph)
-    return batch.system.topology, standardise(logs, graph).float(), graph
+    return batch.system.topology, standardise(logs, graph).to(torch.float32), graph
 
 
 @pytest.mark.parametrize("task", ["T1", "T2", "T7"])

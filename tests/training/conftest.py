@@ -58,6 +58,23 @@ def config() -> Callable[..., RunConfig]:
     return make
 
 
+@pytest.fixture
+def metric_of() -> Callable[[Callable[[], dict[str, float]]], Any]:
+    """``metric_of(f)``: a validation metric that is what ``f()`` returns."""
+
+    class Metric:
+        def __init__(self, finish: Callable[[], dict[str, float]]) -> None:
+            self._finish = finish
+
+        def sums(self, loaded: Any, pred_mg_l: Tensor) -> Tensor:
+            return torch.ones(1, dtype=torch.float64)
+
+        def finish(self, sums: Tensor) -> dict[str, float]:
+            return self._finish()
+
+    return Metric
+
+
 class Scaled(CurveModel):
     """One trainable scale per organ on a made-up curve: small enough to break on purpose."""
 
@@ -122,7 +139,7 @@ def use_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Topology],
             built.append(make(topology))
             return built[-1]
 
-        monkeypatch.setattr("perfuse.training.run.build_model", build)
+        monkeypatch.setattr("perfuse.training.shadow.build_model", build)
         return built
 
     return use
@@ -137,17 +154,18 @@ def models() -> dict[str, Any]:
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``stop_at(k, action)``: call ``action`` during update k (as a signal would arrive); None undoes it."""
-    from perfuse.training.loop import Trainer
+    from perfuse.training.step import Stepper
 
-    original = Trainer._update
+    before = Stepper.__call__
 
     def stop(step: int | None, action: Callable[[], None] = lambda: None) -> None:
-        def update(self: Trainer, micros: Any) -> None:
-            original(self, micros)
-            if self.progress.step + 1 == step:
+        def update(self: Stepper, micros: Any) -> Any:
+            sums = before(self, micros)
+            if self._progress.step + 1 == step:
                 action()
+            return sums
 
-        monkeypatch.setattr(Trainer, "_update", update)
+        monkeypatch.setattr(Stepper, "__call__", update)
 
     return stop
 
@@ -157,8 +175,10 @@ def lines() -> Callable[[Path], list[dict[str, Any]]]:
     """The lines of a run's ``metrics.jsonl`` without the values that depend on the clock."""
     import json
 
+    ignored = ("time_s", "train_curves_per_s", "run_id")
+
     def read(run: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in row.items() if k not in ("time_s", "train_curves_per_s")} for row in rows]
+        return [{k: v for k, v in row.items() if k not in ignored} for row in rows]
 
     return read

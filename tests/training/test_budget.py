@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
@@ -81,10 +80,9 @@ def test_slow_steps_are_judged_by_fewer() -> None:
 
 def test_budget_counts_earlier_sessions_and_ends_in_time_for_the_last_validation() -> None:
     plan = PLAN.model_copy(update={"total_steps": 10, "step_s": 1.0, "validation_s": 5.0, "save_s": 1.0})
-    now = time.monotonic()
-    assert Budget(100.0, 50.0, now).left_s() == pytest.approx(50, abs=0.5)
-    assert not Budget(100.0, 50.0, now).is_over(plan)
-    assert Budget(100.0, 95.0, now).is_over(plan)
+    assert Budget(100.0, 50.0).left_s() == pytest.approx(50, abs=0.5)
+    assert not Budget(100.0, 50.0).is_over(plan)
+    assert Budget(100.0, 95.0).is_over(plan)
     assert Budget(None, 1e9).left_s() == math.inf
     assert not Budget(None, 1e9).is_over(plan)
 
@@ -120,6 +118,33 @@ def test_a_slower_machine_gets_fewer_steps_that_fit() -> None:
             plan = plan.model_copy(update={"total_steps": total})
         assert not clock.is_over(plan) or step >= (plan.total_steps or 0) - 1
     assert 90 < clock.now < 100
+
+
+def test_steps_that_were_timed_while_the_machine_was_busy_give_way_to_more_early_on() -> None:
+    clock = FakeClock(100.0)
+    pace = Pace(clock, 0)
+    plan = PLAN.model_copy(update={"total_steps": 450, "step_s": 0.2})
+    step = 0
+    while step < (plan.total_steps or 0):
+        step += 1
+        clock.now += 0.1  # twice as fast as measured
+        if total := pace.affordable_total(plan, step):
+            assert total > 1.1 * (plan.total_steps or 0)
+            assert clock.now <= 21
+            plan = plan.model_copy(update={"total_steps": total})
+        assert not clock.is_over(plan)
+    assert 850 < step < 1000
+    assert 85 < clock.now < 100
+
+
+def test_a_machine_that_becomes_faster_late_keeps_its_plan() -> None:
+    """The learning rate has fallen by then: more steps would mean another schedule."""
+    clock = FakeClock(100.0)
+    pace = Pace(clock, 0)
+    plan = PLAN.model_copy(update={"total_steps": 450, "step_s": 0.2})
+    for step in range(1, 451):
+        clock.now += 0.2 if step <= 110 else 0.05
+        assert pace.affordable_total(plan, step) is None
 
 
 def test_without_a_limit_there_is_no_pace() -> None:

@@ -6,7 +6,8 @@ import torch
 from perfuse.config import TrainingConfig
 from perfuse.errors import InputError
 from perfuse.training.optimizer import gradient_norm, gradients
-from perfuse.training.precision import LossScaler, check_device, make_fabric, pick_device
+from perfuse.training.precision import LossScaler, check_device, pick_device
+from perfuse.training.processes import join
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 
@@ -54,9 +55,9 @@ def test_a_cuda_number_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("precision", "expected"), [("32", torch.float32), ("bf16", torch.bfloat16)])
 def test_fabric_gives_device_and_autocast(precision: str, expected: torch.dtype) -> None:
-    fabric = make_fabric(TrainingConfig(device="cpu", precision=precision))  # type: ignore[arg-type]
-    assert fabric.device == torch.device("cpu")
-    with fabric.autocast():
+    place = join(TrainingConfig(device="cpu", precision=precision))  # type: ignore[arg-type]
+    assert place.device == torch.device("cpu")
+    with place.autocast():
         assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(2, 2)).dtype == expected
 
 

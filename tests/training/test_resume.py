@@ -68,7 +68,7 @@ def test_resume_is_bitwise_with_cosine_and_a_loss_scale(
     from perfuse.training.precision import LossScaler
 
     monkeypatch.setattr(
-        "perfuse.training.run.LossScaler",
+        "perfuse.training.session.LossScaler",
         lambda device, enabled: LossScaler(device, True, init_scale=2.0**127, growth_interval=5),
     )
     use_model(models["steep"])
@@ -109,16 +109,16 @@ def test_lines_after_the_checkpoint_are_dropped(
 
 
 def test_a_stop_during_validation_validates_again(
-    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Any
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Any, metric_of: Any
 ) -> None:
     c = config("mlp", training={"epochs": 2})
 
-    def measure(action: Callable[[], None]) -> Callable[..., dict[str, float]]:
-        def metrics(*_: object) -> dict[str, float]:
+    def measure(action: Callable[[], None]) -> Any:
+        def metrics() -> dict[str, float]:
             action()
             return {"n": 1.0}
 
-        return metrics
+        return metric_of(metrics)
 
     train(small_table, c, tmp_path / "straight", validate=measure(lambda: None))
     with pytest.raises(Interrupted):

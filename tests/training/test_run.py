@@ -22,9 +22,10 @@ from perfuse.training.checkpoint import load_checkpoint
 from perfuse.training.config_file import config_toml
 from perfuse.training.interrupt import Interrupted
 from perfuse.training.load import load_model
-from perfuse.training.loop import NonFiniteError, Trainer
+from perfuse.training.loop import Trainer
 from perfuse.training.precision import LossScaler
 from perfuse.training.run import train
+from perfuse.training.step import NonFiniteError, Stepper
 
 MakeConfig = Callable[..., RunConfig]
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -44,7 +45,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_run_leaves_its_folder(small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines) -> None:
     run = tmp_path / "deep" / "run"
     result = train(small_table, config("mlp", training={"tensorboard": True}), run, data_path="data.npz")
-    kept = ["best", "config.toml", "last", "metrics.jsonl", "tensorboard", "training_distance.safetensors"]
+    kept = ["best", "config.toml", "last", "log.jsonl", "metrics.jsonl", "provenance.json", "tensorboard"]
+    kept.append("training_distance.safetensors")
     assert sorted(p.name for p in run.iterdir()) == kept
     assert (result.ending, result.epochs, result.steps) == ("completed", 3, 12)
     assert (result.n_train, result.n_validation, result.n_test) == (16, 2, 2)
@@ -116,12 +118,12 @@ def test_every_model_learns_from_eight_curves(
 
 
 def test_metrics_that_are_handed_in_are_logged_and_stored(
-    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines, metric_of: Any
 ) -> None:
     calls = iter(range(10))
     result = train(
         small_table, config("mlp", training={"epochs": 2}), tmp_path / "run",
-        validate=lambda batches, predictions: {"gmfe": 2.0 - next(calls) / 10, "step": -1.0},
+        validate=metric_of(lambda: {"gmfe": 2.0 - next(calls) / 10, "step": -1.0}),
     )  # fmt: skip
     assert [r["gmfe"] for r in lines(tmp_path / "run")] == [2.0, 1.9]
     assert [r["step"] for r in lines(tmp_path / "run")] == [4, 8]  # ours, whatever the metrics are called
@@ -197,11 +199,13 @@ def test_plateau_lowers_the_rate_when_validation_stands_still(
     assert [r["lr"] for r in lines(tmp_path / "run")] == pytest.approx([1e-9, 1e-9, 5e-10, 2.5e-10])
 
 
-def test_early_stopping(small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines) -> None:
+def test_early_stopping(
+    small_table: CurveTable, config: MakeConfig, tmp_path: Path, lines: Lines, metric_of: Any
+) -> None:
     calls = iter(range(100))
 
     c = config("mlp", optimizer={"lr": 1e-9}, training={"epochs": 50, "early_stopping_patience": 3})
-    result = train(small_table, c, tmp_path / "run", validate=lambda *_: {"n": float(next(calls))})
+    result = train(small_table, c, tmp_path / "run", validate=metric_of(lambda: {"n": float(next(calls))}))
     assert result.ending == "early"
     rows = lines(tmp_path / "run")
     best = int(np.argmin([r["val_loss"] for r in rows])) + 1
@@ -293,7 +297,7 @@ def test_the_best_so_far_is_kept_when_a_later_loss_is_not_finite(
 
 def use_scaler(monkeypatch: pytest.MonkeyPatch, init_scale: float) -> None:
     monkeypatch.setattr(
-        "perfuse.training.run.LossScaler", lambda device, enabled: LossScaler(device, True, init_scale=init_scale)
+        "perfuse.training.session.LossScaler", lambda device, enabled: LossScaler(device, True, init_scale=init_scale)
     )
 
 
@@ -359,13 +363,13 @@ def test_a_wall_clock_budget_is_planned_once_and_kept(
 @pytest.fixture
 def slowing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps take 0.1 s more once the length of the run is fixed."""
-    original = Trainer._update
+    original = Stepper.__call__
 
-    def slow(self: Trainer, micros: Any) -> None:
-        original(self, micros)
-        time.sleep(0.0 if self.plan.total_steps is None else 0.1)
+    def slow(self: Stepper, micros: Any) -> Any:
+        time.sleep(0.0 if self.total_steps is None else 0.1)
+        return original(self, micros)
 
-    monkeypatch.setattr(Trainer, "_update", slow)
+    monkeypatch.setattr(Stepper, "__call__", slow)
 
 
 @pytest.mark.usefixtures("slowing")
@@ -537,7 +541,7 @@ def test_a_signal_at_the_fitted_start_loses_nothing(
 def test_a_signal_during_the_fit_saves_nothing_and_the_run_may_start_again(
     small_table: CurveTable, config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from perfuse.training import run as module
+    from perfuse.training import session as module
 
     def signalled(*arguments: object) -> object:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -117,16 +117,23 @@ def test_a_norm_layer_that_goes_on_learning_is_refused(
 
 
 def test_metrics_see_every_curve_once_in_mg_l(validator: Callable[..., Validator], scaled: CurveModel) -> None:
-    def metrics(batches: Sequence[LoadedBatch], predictions: Sequence[Tensor]) -> Mapping[str, float]:
-        assert [len(b.rows) for b in batches] == [2, 2, 1]
-        rows = np.concatenate([b.rows for b in batches])
-        assert all(p.shape == b.batch.conc_mg_l.shape for b, p in zip(batches, predictions, strict=True))
-        return {"rows": np.float64(rows.sum()), "top": max(float(p.max()) for p in predictions)}
+    sizes = []
 
-    result = validator(metrics)(scaled)
+    class Rows:
+        def sums(self, loaded: LoadedBatch, pred_mg_l: Tensor) -> Tensor:
+            sizes.append(len(loaded.rows))
+            assert pred_mg_l.shape == loaded.batch.conc_mg_l.shape
+            return torch.tensor([loaded.rows.sum(), 1.0], dtype=torch.float64)
+
+        def finish(self, sums: Tensor) -> Mapping[str, float]:
+            return {"rows": np.float64(sums[0]), "batches": float(sums[1])}
+
+    result = validator(Rows())(scaled)
+    assert sizes == [2, 2, 1]
     assert result is not None
     assert result.metrics["rows"] == 10.0
     assert type(result.metrics["rows"]) is float
+    assert result.metrics["batches"] == 3.0
 
 
 def test_a_curve_that_is_not_finite_is_named(

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from perfuse.data.batch import CurveBatch
+from perfuse.data.order import RowOrder, Sharded
 from perfuse.data.table import CurveSource, to_batch
 from perfuse.errors import InputError
 
 CACHE_BYTES = 512 * 2**20
 """Curves are kept as ready tensors when they need no more than this (about 35,000 curves of 14 organs x 100 times)."""
 _CHUNK_CURVES = 4096
-_LOADER_STREAM = 0x10AD
 _POLL_S = 0.1
 
 _T = TypeVar("_T")
@@ -33,7 +33,7 @@ class LoadedBatch:
     """One batch and where it came from.
 
     Attributes:
-        rows: Row numbers in the source, ``(B,)``.
+        rows: Row numbers in the source, ``(B,)``; none where a short batch leaves nothing for this process.
         batch: Tensors for models and loss.
         curve_id: Names, ``(B,)``.
     """
@@ -92,9 +92,10 @@ def _tensor_bytes(record: object) -> int:
 class CurveLoader:
     """Batches of some rows of a source.
 
-    The order is a function of (seed, epoch) alone: neither the batch size, nor earlier epochs, nor where an epoch
-    is resumed changes it. Within a shuffled batch rows are sorted (order there means nothing to training, and
-    reading a file forwards is faster). The last batch may be short; no curve is dropped or repeated.
+    The order is a function of (seed, epoch) and the data alone (``data.order``): neither the batch size, nor earlier
+    epochs, nor where an epoch is resumed, nor the number of processes changes it. Within a shuffled batch rows are
+    sorted (order there means nothing to training, and reading a file forwards is faster). The last batch may be short;
+    no curve is dropped or repeated.
 
     Args:
         source: Where curves come from.
@@ -103,7 +104,9 @@ class CurveLoader:
         seed: Seed of the order, in [0, 2**63).
         shuffle: False keeps ``rows``' own order (validation).
         prefetch: Batches prepared ahead on a background thread; 0 prepares them when asked, as does the cache.
-        cache_bytes: Keep converted tensors when all rows need no more than this; 0 never does.
+        cache_bytes: Keep converted tensors when all rows need no more than this (``CACHE_BYTES``); 0 never does.
+        rank, world_size: Process ``rank`` of ``world_size`` that share every batch: it gets curves ``rank``,
+            ``rank + world_size``, ... of each. All get equally many batches, some of them perhaps without a curve.
 
     Raises:
         InputError: for no rows, rows outside the source, or numbers out of range.
@@ -117,7 +120,9 @@ class CurveLoader:
         seed: int,
         shuffle: bool = True,
         prefetch: int = 2,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.source = source
         self.rows = np.asarray(rows, dtype=np.int64).reshape(-1)
@@ -133,25 +138,26 @@ class CurveLoader:
             raise InputError("seed", value=seed, allowed="[0, 2**63)")
         if prefetch < 0:
             raise InputError("prefetch", value=prefetch, unit="batches", allowed=">= 0")
+        if not 0 <= rank < world_size:
+            raise InputError("rank", value=rank, allowed=f"0..{world_size - 1} of {world_size} processes")
+        self.rank, self.world_size = rank, world_size
         self.batch_size = int(batch_size)
         self.seed = seed
         self.shuffle = shuffle
         self.prefetch = prefetch
-        self._cache_bytes = cache_bytes
+        self._order = RowOrder(self.rows, seed, shuffle, source)
+        self._cache_bytes = CACHE_BYTES if cache_bytes is None else cache_bytes
         self._cache: tuple[CurveBatch, np.ndarray] | None = None
         self._cache_tried = False
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Batches per epoch, the same number in every process."""
         return -(-len(self.rows) // self.batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
         """``(C,)`` positions in ``rows`` in the order in which an epoch visits them."""
-        if not self.shuffle:
-            return np.arange(len(self.rows))
-        key = np.asarray([self.seed, _LOADER_STREAM << 48 | epoch], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(len(self.rows))
+        return np.concatenate([self._order.places(window, epoch) for window in self._order.windows(epoch)])
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[LoadedBatch]:
         """The batches of one epoch from ``start_batch`` on.
@@ -170,12 +176,14 @@ class CurveLoader:
         return _ahead(batches, self.prefetch) if self.prefetch and self._cached() is None else batches
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[LoadedBatch]:
-        order = self.order(epoch)
         cache = self._cached()
-        for start in range(start_batch * self.batch_size, len(order), self.batch_size):
-            at = order[start : start + self.batch_size]
+        expect = self.source.expect if isinstance(self.source, Sharded) and cache is None else None
+        for at, shards in self._order.batches(epoch, start_batch, self.batch_size):
+            if expect is not None:
+                expect(shards)
             if self.shuffle:
                 at = at[np.argsort(self.rows[at], kind="stable")]
+            at = at[self.rank :: self.world_size]
             rows = self.rows[at]
             if cache is not None:
                 batch, names = cache

@@ -1,6 +1,7 @@
-"""Datasets at an fsspec URL: downloaded once into a local cache of limited size, checked by sha256, then memory-mapped.
+"""Datasets at an fsspec URL: fetched into a local cache of limited size, checked by sha256, then memory-mapped.
 
-The cache holds one folder a dataset, named by the hash of its manifest: ``manifest.json`` and its shards. Beside it,
+The cache holds one folder a dataset, named by the hash of its manifest: ``manifest.json`` and its shards, all of them
+or, where they do not fit, those that were read last and an index of the columns without a time axis. Beside it,
 ``.lock`` is held by the process that fills it and ``.use``, shared, by those that read it, until they end. The least
 recently used folders that nobody else reads go first when room is needed.
 """
@@ -11,21 +12,27 @@ import atexit
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from perfuse.data.download import fetch_shard, file_system, is_absent, reaching
+from perfuse.data.index import index_bytes, open_index, write_index
 from perfuse.data.locks import take_lock
-from perfuse.data.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ShardInfo, read_manifest
-from perfuse.data.store import file_sha256
+from perfuse.data.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest
+from perfuse.data.mapped import MappedShard, in_threads
+from perfuse.data.order import largest_windows_bytes
+from perfuse.data.store import CurveStore
+from perfuse.data.streamed import StreamedShards
+from perfuse.data.table import CurveTable
 from perfuse.errors import InputError, PerfuseError
 from perfuse.files import write_atomic
 
 CACHE_DIR_VARIABLE, CACHE_GB_VARIABLE = "PERFUSE_CACHE_DIR", "PERFUSE_CACHE_GB"
 DEFAULT_CACHE_GB = 20.0
-_CHUNK = 2**22
-_TRIES = 2
+ROOM = ".room"
+"""File of a dataset that is not kept whole: the bytes it has been given."""
 
 _in_use: dict[Path, IO[str]] = {}
 """Locks of the datasets that this process has fetched."""
@@ -35,37 +42,6 @@ _in_use: dict[Path, IO[str]] = {}
 def _let_go() -> None:
     for handle in _in_use.values():
         handle.close()
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system and path of a URL.
-
-    Raises:
-        InputError: for a protocol that is unknown or whose package is not installed.
-    """
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise InputError("URL", "cannot be opened", value=url, hint=" ".join(str(error).split())[:200]) from None
-
-
-@contextmanager
-def reaching(url: str, verb: str) -> Iterator[None]:
-    """Whatever a file system raises, as one line: each package has errors of its own, few of them OSError.
-
-    Raises:
-        PerfuseError: ``url cannot be <verb>``, and why.
-    """
-    try:
-        yield
-    except PerfuseError:
-        raise
-    except Exception as error:
-        told = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        reason = " ".join(str(told).split())[:300] or type(error).__name__
-        raise PerfuseError(f"{url} cannot be {verb}: {reason}") from error
 
 
 def cache_folder() -> Path:
@@ -92,8 +68,38 @@ def cache_limit_bytes() -> int:
     return int(gigabytes * 1e9)
 
 
+def open_remote(url: str, check: Callable[[CurveTable], object] | None = None) -> CurveStore:
+    """The dataset at a URL: a verified local copy where the cache may hold it, else shards fetched as they are read.
+
+    A dataset that the cache cannot hold is read once from end to end when it is opened for the first time: its shards
+    are verified, ``check`` is called with every curve, and the columns without a time axis are kept
+    (``data.index``). No other process removes what is cached before this one ends.
+
+    Args:
+        url: Where it is.
+        check: Called with the curves that are read on the way, some at a time; raises for those that cannot be.
+
+    Raises:
+        InputError: if there is no dataset, a shard is not what its manifest says, or the cache is too small for the
+            part of it that is shuffled together.
+        PerfuseError: when the place cannot be reached or the disk refuses.
+    """
+    fs, root = file_system(url)
+    root = root.rstrip("/")
+    content = _manifest_content(fs, f"{root}/{MANIFEST}", url)
+    with _held(content) as folder:
+        manifest = _manifest_in(folder, content)
+        if _needed(manifest) > cache_limit_bytes():
+            return _open_streamed(fs, root, url, folder, manifest, check)
+        _fill(fs, root, folder, manifest, url)
+    store = CurveStore.open(folder)
+    if check is not None:
+        store.check(check)
+    return store
+
+
 def fetch_dataset(url: str) -> Path:
-    """A local, verified copy of the dataset at a URL; only what is missing or damaged is downloaded.
+    """A local, verified copy of the whole dataset at a URL; only what is missing or damaged is downloaded.
 
     No other process removes it before this one ends.
 
@@ -104,24 +110,69 @@ def fetch_dataset(url: str) -> Path:
     fs, root = file_system(url)
     root = root.rstrip("/")
     content = _manifest_content(fs, f"{root}/{MANIFEST}", url)
+    with _held(content) as folder:
+        _fill(fs, root, folder, _manifest_in(folder, content), url)
+    return folder
+
+
+@contextmanager
+def _held(content: bytes) -> Iterator[Path]:
+    """The folder of the dataset with this manifest, while it is filled; it is in use until this process ends."""
     folder = cache_folder() / hashlib.sha256(content).hexdigest()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             locks.enter_context(_waited(_lock_of(folder)))
-            _fill(fs, root, folder, content, url)
+            yield folder
             if folder not in _in_use:
                 _in_use[folder] = _waited(_use_of(folder), shared=True)
             os.utime(folder)
     except OSError as error:
         raise PerfuseError(f"the cache {folder.parent} cannot be written: {error.strerror or error}") from None
-    return folder
 
 
-def _is_absent(error: PerfuseError) -> bool:
-    """Whether a file is not there; over HTTP, a host that cannot be reached comes as "not found" too."""
-    cause = error.__cause__
-    return isinstance(cause, FileNotFoundError) and not isinstance(cause.__cause__, OSError)
+def _manifest_in(folder: Path, content: bytes) -> Manifest:
+    """The checked manifest, written into the folder: it tells other processes how much room this dataset takes."""
+    fresh = not (folder / MANIFEST).is_file()
+    folder.mkdir(exist_ok=True)
+    try:
+        write_atomic(folder / MANIFEST, content)
+        return read_manifest(folder)
+    except InputError:
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _open_streamed(
+    fs: Any, root: str, url: str, folder: Path, manifest: Manifest, check: Callable[[CurveTable], object] | None
+) -> CurveStore:
+    """A dataset larger than the cache, whose lock is held."""
+    index_size = index_bytes(manifest)
+    least = largest_windows_bytes(manifest) + index_size
+    with _waited(folder.parent / "room.lock"):
+        room = _make_room(least, cache_limit_bytes(), folder, url, "what is shuffled together")
+        write_atomic(folder / ROOM, f"{room}\n".encode())
+    shards = StreamedShards(fs, root, url, folder, manifest, room - index_size)
+    store = CurveStore(folder, manifest, shards)
+    index = open_index(folder, manifest)
+    if index is None:
+        numbers = list(range(len(manifest.shards)))
+
+        def each() -> Iterator[MappedShard]:
+            for i in numbers:
+                shards.expect(numbers[i:])
+                shard = shards[i]
+                if check is not None:
+                    store.check_shard(check, i)
+                yield shard
+
+        write_index(folder, manifest, each())
+        index = open_index(folder, manifest)
+        if index is None:
+            raise PerfuseError(f"the cache {folder.parent} did not keep what was written")
+    shards.use_index(index)
+    return store
 
 
 def _manifest_content(fs: Any, path: str, url: str) -> bytes:
@@ -131,7 +182,7 @@ def _manifest_content(fs: Any, path: str, url: str) -> bytes:
             with fs.open(path, "rb") as handle:
                 content: bytes = handle.read(MAX_MANIFEST_BYTES + 1)
     except PerfuseError as error:
-        if _is_absent(error):
+        if is_absent(error):
             raise InputError(
                 "dataset", f"has no {MANIFEST}", value=url, hint="`perfuse simulate` makes datasets"
             ) from None
@@ -141,22 +192,25 @@ def _manifest_content(fs: Any, path: str, url: str) -> bytes:
     return content
 
 
-def _fill(fs: Any, root: str, folder: Path, content: bytes, url: str) -> None:
+def _fill(fs: Any, root: str, folder: Path, manifest: Manifest, url: str) -> None:
     """Have the whole dataset in its folder, whose lock is held."""
-    fresh = not (folder / MANIFEST).is_file()
-    folder.mkdir(exist_ok=True)
+    fresh = not any((folder / shard.file).exists() for shard in manifest.shards)
     try:
         with _waited(folder.parent / "room.lock"):
-            # The manifest comes first: it tells other processes how much room this dataset takes.
-            write_atomic(folder / MANIFEST, content)
-            manifest = read_manifest(folder)
-            _make_room(manifest, folder, url)
+            (folder / ROOM).unlink(missing_ok=True)
+            needed = _needed(manifest)
+            _make_room(needed, needed, folder, url, "dataset")
     except InputError:
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    for shard in manifest.shards:
-        _fetch_shard(fs, f"{root}/{shard.file}", folder / shard.file, shard, url)
+
+    def fetch(index: int) -> None:
+        shard = manifest.shards[index]
+        fetch_shard(fs, f"{root}/{shard.file}", folder / shard.file, shard, url)
+
+    for _ in in_threads(fetch, len(manifest.shards)):
+        pass
 
 
 def _lock_of(folder: Path) -> Path:
@@ -173,10 +227,17 @@ def _waited(path: Path, shared: bool = False) -> IO[str]:
     return handle
 
 
+def _needed(manifest: Manifest) -> int:
+    return sum(shard.bytes for shard in manifest.shards)
+
+
 def _size(folder: Path) -> int:
-    """Bytes that a cached dataset takes, or will take once it is whole."""
+    """Bytes that a cached dataset takes, or will take once it is whole, or has been given."""
     with suppress(InputError):
-        return sum(shard.bytes for shard in read_manifest(folder).shards)
+        needed = _needed(read_manifest(folder))
+        with suppress(OSError, ValueError):
+            needed = min(needed, int((folder / ROOM).read_text()))
+        return needed
     total = 0
     for path in folder.iterdir():
         with suppress(OSError):
@@ -184,27 +245,33 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _make_room(manifest: Manifest, folder: Path, url: str) -> None:
-    """Remove the least recently used other datasets until this one fits."""
-    limit, needed = cache_limit_bytes(), sum(shard.bytes for shard in manifest.shards)
+def _make_room(least: int, most: int, folder: Path, url: str, what: str) -> int:
+    """Remove the least recently used other datasets until there is room for ``least`` bytes.
+
+    Returns:
+        What this dataset may take, up to ``most``.
+    """
+    limit = cache_limit_bytes()
     refusal: dict[str, Any] = {
-        "value": round(needed / 1e9, 3),
+        "value": round(least / 1e9, 3),
         "unit": "GB",
         "where": url,
         "allowed": f"<= {limit / 1e9:g} GB",
     }
-    hint = f"raise {CACHE_GB_VARIABLE}"
-    if needed > limit:
-        raise InputError("dataset", "is larger than the cache may be", hint=hint, **refusal)
+    if least > limit:
+        raise InputError(what, "is larger than the cache may be", hint=f"raise {CACHE_GB_VARIABLE}", **refusal)
     others = [f for f in folder.parent.iterdir() if f.is_dir() and f != folder]
     sizes = {other: _size(other) for other in others}
     for other in sorted(others, key=lambda f: f.stat().st_mtime):
-        if needed + sum(sizes.values()) <= limit:
-            return
+        if least + sum(sizes.values()) <= limit:
+            break
         if _removed(other):
             sizes.pop(other)
-    if needed + sum(sizes.values()) > limit:
-        raise InputError("dataset", "does not fit beside those that other processes read", hint=hint, **refusal)
+    left = limit - sum(sizes.values())
+    if left < least:
+        hint = f"raise {CACHE_GB_VARIABLE}"
+        raise InputError(what, "does not fit beside those that other processes read", hint=hint, **refusal)
+    return min(most, left)
 
 
 def _removed(folder: Path) -> bool:
@@ -222,38 +289,3 @@ def _removed(folder: Path) -> bool:
         _lock_of(folder).unlink(missing_ok=True)
         _use_of(folder).unlink(missing_ok=True)
     return True
-
-
-def _is_right(path: Path, shard: ShardInfo) -> bool:
-    return path.is_file() and path.stat().st_size == shard.bytes and file_sha256(path) == shard.sha256
-
-
-def _fetch_shard(fs: Any, source: str, target: Path, shard: ShardInfo, url: str) -> None:
-    if _is_right(target, shard):
-        return
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    broken: PerfuseError | None = None
-    for _ in range(_TRIES):  # a download that was cut short or damaged is tried once more
-        try:
-            with part.open("wb") as local, reaching(url, "read"):
-                _copy(fs, source, local, shard.bytes)
-            if _is_right(part, shard):
-                part.replace(target)
-                return
-            broken = None
-        except PerfuseError as error:
-            if _is_absent(error):
-                raise InputError("shard", "is missing", value=shard.file, where=url) from None
-            broken = error
-        finally:
-            part.unlink(missing_ok=True)
-    raise broken or InputError("shard", "is not what its manifest says (size or sha256 differs)", value=shard.file,
-                               where=url)  # fmt: skip
-
-
-def _copy(fs: Any, source: str, local: IO[bytes], n_bytes: int) -> None:
-    """At most ``n_bytes`` of a remote file, front to back."""
-    with fs.open(source, "rb") as remote:
-        while n_bytes > 0 and (chunk := remote.read(min(_CHUNK, n_bytes))):
-            local.write(chunk)
-            n_bytes -= len(chunk)

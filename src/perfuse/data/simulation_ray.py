@@ -24,13 +24,24 @@ _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:\s]+|\[[0-9a-fA-F:]+\]):(?
 _REACH_S = 10.0
 
 
-def _ray() -> Any:
+def import_ray(what: str = "--ray", is_local: bool = False) -> Any:
+    """Ray, imported.
+
+    Args:
+        what: What the error says needs it.
+        is_local: Whether this process will start a Ray of its own, and join no cluster.
+
+    Raises:
+        InputError: when it is not installed.
+    """
     try:
         # Ray would warn, on every start, of a change in how it counts accelerators; none is used here.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if is_local:  # Ray's own switch for "no cluster": then it listens on 127.0.0.1 alone
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
     except ImportError:
-        raise InputError("--ray", "needs the package ray", hint="pip install 'perfuse[cluster]'") from None
+        raise InputError(what, "needs the package ray", hint="pip install 'perfuse[cluster]'") from None
     return ray
 
 
@@ -46,10 +57,10 @@ def made_by_ray(request: Request, target: Target, indices: list[int], address: s
         InputError: when Ray is not installed, or for an address that is none.
         PerfuseError: when the cluster cannot be reached or a worker is lost for good.
     """
-    ray = _ray()
+    ray = import_ray(is_local=address in EMBEDDED)
     if isinstance(target, LocalTarget):
         target = LocalTarget(target.out.absolute())  # workers have their own working folder
-    with _connected(ray, address):
+    with connected(ray, address):
         remote = ray.remote(num_cpus=1)(make_shard)
         limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         waiting: dict[Any, int] = {}
@@ -67,8 +78,18 @@ def made_by_ray(request: Request, target: Target, indices: list[int], address: s
 
 
 @contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
-    """A connection of our own, unless the program has one; an embedded Ray ends with it, and its folder goes."""
+def connected(ray: Any, address: str, cpus: int | None = None) -> Iterator[None]:
+    """A connection of our own, unless the program has one; an embedded Ray ends with it, and its folder goes.
+
+    Args:
+        ray: The package.
+        address: As for ``made_by_ray``.
+        cpus: Of an embedded Ray; None: all of this machine.
+
+    Raises:
+        InputError: for an address that is none.
+        PerfuseError: when the cluster cannot be reached.
+    """
     if ray.is_initialized():
         yield
         return
@@ -77,6 +98,8 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     if address in EMBEDDED:
         folder = tempfile.mkdtemp(prefix="perfuse-ray-")
         options |= {"address": "local", "_temp_dir": folder}
+        if cpus is not None:
+            options["num_cpus"] = cpus
     else:
         _check_reachable(address)
         options = {"address": address}

@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from perfuse.data.locks import take_lock
 from perfuse.data.manifest import MANIFEST, ShardInfo
 from perfuse.data.remote import file_system, reaching
-from perfuse.data.store import file_sha256, shard_bytes, shard_name, sync, write_shard
+from perfuse.data.shard_files import file_sha256, shard_bytes, shard_name, sync, write_shard
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError, PerfuseError
-from perfuse.files import write_atomic
+from perfuse.files import making_parents, write_atomic
 
 FAILURES = "failures.csv"
 _REQUEST = "request.json"
@@ -88,17 +88,17 @@ class LocalTarget:
             InputError: if ``out`` is in use, another request's shards lie there, or another process is at work.
         """
         self._refuse_if_used()
-        self.work.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(self._lock)
+        try:
+            with making_parents(self._lock):
+                lock = self._signed_lock()
+        except OSError as error:
+            raise PerfuseError(f"{self.place} cannot be written ({error.strerror or error})") from None
         if lock is None:
             holder = self._lock.read_text(encoding="utf-8").strip() or "unnamed"
             raise InputError("out", "is being simulated by another process", value=holder, where=self.place,
                              hint="wait for it")  # fmt: skip
         with lock:
             try:
-                lock.truncate(0)
-                lock.write(f"{socket.gethostname()} {os.getpid()}")
-                lock.flush()
                 self._refuse_if_used()  # whoever held the lock may just have finished
                 stored = self.work / _REQUEST
                 if stored.exists():
@@ -110,6 +110,19 @@ class LocalTarget:
                 yield
             finally:
                 self._lock.unlink(missing_ok=True)
+
+    def _signed_lock(self) -> IO[str] | None:
+        """The lock, saying who holds it; None when another does."""
+        lock = take_lock(self._lock)
+        if lock is not None:
+            try:
+                lock.truncate(0)
+                os.write(lock.fileno(), f"{socket.gethostname()} {os.getpid()}".encode())
+            except OSError:
+                lock.close()
+                self._lock.unlink(missing_ok=True)
+                raise
+        return lock
 
     def _refuse_if_used(self) -> None:
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):

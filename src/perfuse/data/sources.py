@@ -14,8 +14,6 @@ from perfuse.errors import InputError
 
 TIDY_SUFFIXES = (".csv", ".tsv", ".parquet")
 
-_CHECKED_AT_ONCE = 4096
-
 
 def open_source(path: str | Path, verify: bool = True) -> CurveSource:
     """Curves of a dataset folder, an origin-layout ``.npz``, or a tidy ``.csv`` / ``.tsv`` / ``.parquet``.
@@ -28,16 +26,16 @@ def open_source(path: str | Path, verify: bool = True) -> CurveSource:
     Raises:
         InputError: if the path is missing, of an unknown kind, or its content cannot be used.
     """
-    fetched = "://" in str(path)
-    if fetched:
-        from perfuse.data.remote import fetch_dataset
+    if "://" in str(path):
+        from perfuse.data.remote import open_remote
 
-        path = fetch_dataset(str(path))
+        # Fetching compares every hash.
+        return open_remote(str(path), (lambda table: table.validate(str(path))) if verify else None)
     path = Path(path)
     if path.is_dir():
-        store = CurveStore.open(path, verify=verify and not fetched)  # fetching has compared every hash
-        for start in range(0, len(store) if verify else 0, _CHECKED_AT_ONCE):
-            store.take(range(start, min(start + _CHECKED_AT_ONCE, len(store)))).validate(str(path))
+        store = CurveStore.open(path, verify=verify)
+        if verify:
+            store.check(lambda table: table.validate(str(path)))
         return store
     if not path.exists():
         raise InputError("data", "does not exist", value=str(path))

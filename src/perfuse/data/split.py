@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from perfuse.config import SplitConfig
-from perfuse.data.compounds import compound_keys
+from perfuse.data.names import NameCodes, coded, name_codes
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
 
@@ -45,16 +45,25 @@ def curve_units(compound_id: np.ndarray, group_id: np.ndarray) -> np.ndarray:
     equal parameter groups joins them. Units are
     numbered by their alphabetically first compound, so that the order of rows in a file does not matter.
     """
-    compounds, compound = np.unique(compound_keys(compound_id), return_inverse=True)
-    groups, group = np.unique(group_id, return_inverse=True)
-    size = len(compounds) + len(groups)
-    joins = coo_matrix((np.ones(len(compound), dtype=np.int8), (compound, len(compounds) + group)), shape=(size, size))
+    import pyarrow as pa
+
+    compounds, groups = (coded(pa.array(names.tolist(), type=pa.string())) for names in (compound_id, group_id))
+    return joined_units(compounds.compounds(), groups)
+
+
+def joined_units(compound: NameCodes, group: NameCodes) -> np.ndarray:
+    """``curve_units`` of curves whose compounds (by key) and parameter groups are coded."""
+    n = len(compound.names)
+    size = n + len(group.names)
+    ones = np.ones(len(compound.code), dtype=np.int8)
+    joins = coo_matrix((ones, (compound.code, n + group.code)), shape=(size, size))
     label = connected_components(joins, directed=False)[1]
-    # `compounds` is sorted: a label's first appearance in it is its alphabetically first compound.
-    found, first = np.unique(label[: len(compounds)], return_index=True)
-    rank = np.empty(len(found), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(found))
-    return rank[np.searchsorted(found, label[compound])]
+    # Labels are numbered without a gap, and every one has a compound.
+    first = np.full(int(label.max(initial=-1)) + 1, n, dtype=np.int64)
+    np.minimum.at(first, label[:n], compound.rank())
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[label[compound.code]]
 
 
 def _part_sizes(n_units: int, config: SplitConfig, what: str) -> tuple[int, int, int]:
@@ -96,10 +105,11 @@ def split_curves(source: CurveSource, config: SplitConfig, seed: int) -> Split:
             "split.kind", "needs chemical structures (SMILES), which this data has not", value="scaffold",
             allowed="compound, group, random",
         )  # fmt: skip
+    compound, group = name_codes(source, "compound_id").compounds(), name_codes(source, "group_id")
     if config.kind == "random":
         unit, what = np.arange(len(source)), "curve"
     else:
-        unit, what = curve_units(source.column("compound_id"), source.column("group_id")), "compound"
+        unit, what = joined_units(compound, group), "compound"
     n_units = int(unit.max()) + 1 if len(unit) else 0
     sizes = _part_sizes(n_units, config, what)
     random = np.random.Generator(np.random.Philox(key=np.asarray([seed, _SPLIT_STREAM], dtype=np.uint64)))
@@ -110,7 +120,7 @@ def split_curves(source: CurveSource, config: SplitConfig, seed: int) -> Split:
         part_of_unit[order[end - size : end]] = i + 1
     part = part_of_unit[unit]
     split = Split(*(np.flatnonzero(part == i).astype(np.int64) for i in range(4)))
-    check_leakage(source, split)
+    _refuse_leakage(source, split, compound, group)
     return split
 
 
@@ -120,22 +130,33 @@ def check_leakage(source: CurveSource, split: Split) -> None:
     Raises:
         InputError: naming the first compound or parameter group and its two parts.
     """
+    _refuse_leakage(source, split, name_codes(source, "compound_id").compounds(), name_codes(source, "group_id"))
+
+
+def _refuse_leakage(source: CurveSource, split: Split, compound: NameCodes, group: NameCodes) -> None:
     names = list(split.parts())
     rows = np.concatenate(list(split.parts().values()))
-    part = np.repeat(np.arange(len(names)), [len(p) for p in split.parts().values()])
+    part = np.repeat(np.arange(len(names), dtype=np.int8), [len(p) for p in split.parts().values()])
     if len(rows) and (rows.min() < 0 or rows.max() >= len(source)):
         bad = int(rows.max() if rows.max() >= len(source) else rows.min())
         raise InputError("split", "names a curve that is not in the data", value=bad, allowed=f"0..{len(source) - 1}")
-    for column, label in (("", "curve"), ("compound_id", "compound"), ("group_id", "parameter group")):
-        value = source.column(column)[rows] if column else rows
-        key = compound_keys(value) if column == "compound_id" else value
-        unique, code = np.unique(key, return_inverse=True)
-        lowest, highest = np.full(len(unique), len(names)), np.full(len(unique), -1)
+    for column, label, codes in (
+        ("", "curve", None), ("compound_id", "compound", compound), ("group_id", "parameter group", group)
+    ):  # fmt: skip
+        code = rows if codes is None else codes.code[rows]
+        size = int(code.max(initial=-1)) + 1
+        lowest, highest = np.full(size, len(names), dtype=np.int8), np.full(size, -1, dtype=np.int8)
         np.minimum.at(lowest, code, part)
         np.maximum.at(highest, code, part)
         if (lowest < highest).any():
             i = int(np.argmax(lowest < highest))
             raise InputError(
                 "split", f"puts one {label} into two parts, {names[lowest[i]]} and {names[highest[i]]}",
-                value=value[int(np.argmax(code == i))], hint="use split.kind = 'compound', which keeps them together",
+                value=_named(source, column, int(rows[np.argmax(code == i)])),
+                hint="use split.kind = 'compound', which keeps them together",
             )  # fmt: skip
+
+
+def _named(source: CurveSource, column: str, row: int) -> object:
+    """A row's compound or group, or its number."""
+    return source.take([row]).column(column)[0] if column else row

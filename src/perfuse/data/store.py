@@ -1,9 +1,7 @@
-"""Datasets on disk: uncompressed Arrow IPC shards, memory-mapped, with a manifest that names and hashes them.
+"""Datasets on disk: a folder of uncompressed Arrow IPC shards with a manifest that names and hashes them.
 
-A dataset is a folder of ``manifest.json`` and ``shard-00000.arrow``, ... Each shard holds one record batch; every
-array field of ``CurveTable`` is one fixed-size list column (or a plain column where there is one value a curve),
-so that a NumPy view of the mapped file is one pointer away. Nothing in a folder depends on when or where it was
-written: equal curves give equal bytes.
+A dataset is a folder of ``manifest.json`` and ``shard-00000.arrow``, ... (``data.shard_files``), memory-mapped when
+read (``data.mapped``). Nothing in a folder depends on when or where it was written: equal curves give equal bytes.
 
 Axis legend: C curves, O reported organs, M eliminations, X exchanges, P saturable pathways, D dose events, T times.
 """
@@ -15,9 +13,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -35,119 +32,26 @@ from perfuse.data.manifest import (
     columns_of,
     read_manifest,
 )
-from perfuse.data.table import N_PKA, CurveTable
+from perfuse.data.mapped import FolderShards, MappedShard, Shards, in_threads
+from perfuse.data.shard_files import (
+    LARGE,
+    STRINGS,
+    manifest_shapes,
+    shard_name,
+    sync,
+    table_shapes,
+    write_shard,
+)
+from perfuse.data.table import CurveTable
 from perfuse.errors import InputError, PerfuseError
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology, get_topology
 
-_STRINGS = ("curve_id", "compound_id", "group_id", "matrix")
-_COLUMNS = tuple(f.name for f in fields(CurveTable) if f.name != "topology")
-_LARGE = ("time_h", "conc_mg_l", "censored")
-"""Columns with a time axis: always read from the map; the others are small enough to be kept joined."""
-_JOINED_LIMIT_BYTES = 2**30
+_JOINED_LIMIT_BYTES = 2**27
+_NAMES_BYTES = 64
+"""About what the names of a curve take."""
 _FEW_ROWS_A_SHARD = 4
-
-
-def _shapes(
-    topology: Topology, n_doses: int, n_times: int, n_pathways: int = 1, schema_version: int = SCHEMA_VERSION
-) -> dict[str, tuple[int, ...]]:
-    """Shape of one curve's value in each stored column; what is empty on a topology is not stored."""
-    o = len(ORGANS)
-    out: dict[str, tuple[int, ...]] = dict.fromkeys(_COLUMNS, ())
-    out |= dict.fromkeys(("volume_l", "flow_l_h", "kp"), (o,))
-    out |= dict.fromkeys(("dose_time_h", "dose_mg", "dose_duration_h", "dose_route"), (n_doses,))
-    out |= dict.fromkeys(("vmax_mg_h", "km_u_mg_l"), (n_pathways,))
-    out |= dict.fromkeys(("pka_acid", "pka_base"), (N_PKA,))
-    out |= {
-        "elimination_l_h": (topology.n_eliminations,), "ps_l_h": (topology.n_exchanges,), "time_h": (n_times,),
-        "conc_mg_l": (o, n_times), "censored": (o, n_times),
-    }  # fmt: skip
-    stored = columns_of(schema_version)
-    return {name: shape for name, shape in out.items() if name in stored and 0 not in shape}
-
-
-def _table_shapes(table: CurveTable) -> dict[str, tuple[int, ...]]:
-    return _shapes(table.topology, table.dose_mg.shape[1], table.time_h.shape[1], table.vmax_mg_h.shape[1])
-
-
-_ELEMENT = {"censored": (pa.uint8(), np.uint8), "dose_route": (pa.int8(), np.int8)}
-"""Arrow and NumPy type of the columns that are not float64."""
-
-
-def _arrow_schema(shapes: dict[str, tuple[int, ...]]) -> pa.Schema:
-    def kind(name: str) -> pa.DataType:
-        if name in _STRINGS:
-            return pa.string()
-        value = _ELEMENT[name][0] if name in _ELEMENT else pa.float64()
-        return pa.list_(value, prod(shapes[name])) if shapes[name] else value
-
-    return pa.schema([pa.field(name, kind(name), nullable=False) for name in shapes])
-
-
-def _record_batch(table: CurveTable, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = []
-    for name in schema.names:
-        value, kind = table.column(name), schema.field(name).type
-        if name in _STRINGS:
-            arrays.append(pa.array(value.tolist(), type=kind))
-            continue
-        dtype = _ELEMENT[name][1] if name in _ELEMENT else np.float64
-        flat = np.ascontiguousarray(value, dtype=dtype).reshape(-1)
-        values = pa.array(flat)
-        arrays.append(pa.FixedSizeListArray.from_arrays(values, type=kind) if value.ndim > 1 else values)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Have a file, or a folder's entries, on disk before going on."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def shard_name(index: int) -> str:
-    """File name of a dataset's shard."""
-    return f"shard-{index:05d}.arrow"
-
-
-def shard_bytes(table: CurveTable) -> bytes:
-    """The content of the file that ``write_shard`` would make.
-
-    Raises:
-        InputError: for a curve that cannot be.
-    """
-    table.validate("dataset")
-    schema = _arrow_schema(_table_shapes(table))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(_record_batch(table, schema))
-    return sink.getvalue().to_pybytes()
-
-
-def write_shard(table: CurveTable, path: Path, name: str) -> ShardInfo:
-    """Write one checked table as a shard file, synced to disk; equal curves give equal bytes.
-
-    Args:
-        table: Curves.
-        path: The file to make.
-        name: The name it will have in its dataset.
-
-    Raises:
-        InputError: for a curve that cannot be.
-    """
-    table.validate("dataset")
-    schema = _arrow_schema(_table_shapes(table))
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(_record_batch(table, schema))
-    sync(path)
-    return ShardInfo(file=name, rows=len(table), bytes=path.stat().st_size, sha256=file_sha256(path))
+_CHECKED_AT_ONCE = 1024
 
 
 def manifest_for(
@@ -184,7 +88,7 @@ def _write_shards(tables: Iterable[CurveTable], folder: Path, generator: dict, s
     shards: list[ShardInfo] = []
     for table in tables:
         if first is None:
-            first, shapes = table, _table_shapes(table)
+            first, shapes = table, table_shapes(table)
         for name, shape in shapes.items():
             if table.column(name).shape[1:] != shape:
                 raise InputError(name, "changes shape between shards", value=table.column(name).shape[1:],
@@ -243,52 +147,6 @@ def write_dataset(
     return out
 
 
-def _open_shard(path: Path, info: ShardInfo, schema: pa.Schema, verify: bool) -> pa.RecordBatch:
-    """Map one shard and check that it is what the manifest says."""
-    where = str(path)
-    if not path.is_file():
-        raise InputError("shard", "is missing", where=where)
-    size = path.stat().st_size
-    if size != info.bytes:
-        raise InputError(
-            "shard", "is truncated or changed", value=size, unit="bytes", allowed=str(info.bytes), where=where
-        )
-    if verify and file_sha256(path) != info.sha256:
-        raise InputError("shard", "has changed since it was written (sha256 differs)", where=where)
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if not reader.schema.equals(schema) or reader.num_record_batches != 1:
-            raise InputError("shard", "has other columns than its manifest says", where=where)
-        batch = reader.get_batch(0)
-        batch.validate()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError("shard", "is no readable Arrow file", hint=str(error), where=where) from None
-    if batch.num_rows != info.rows:
-        raise InputError(
-            "rows", "differ from the manifest's", value=batch.num_rows, allowed=str(info.rows), where=where
-        )
-    if any(column.null_count for column in batch.columns):
-        raise InputError("shard", "has null values", where=where)
-    return batch
-
-
-def _view(batch: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Zero-copy NumPy view ``(rows, *shape)`` of a mapped numeric column."""
-    column = batch.column(name)
-    flat = (column.flatten() if shape else column).to_numpy(zero_copy_only=True)
-    view = flat.reshape(batch.num_rows, *shape)
-    return view.view(np.bool_) if name == "censored" else view
-
-
-def _ascii_bytes(values: list[np.ndarray]) -> np.ndarray:
-    """Strings as one array: a byte a character when all are ASCII, else NumPy's four."""
-    joined = np.concatenate(values)
-    try:
-        return joined.astype(np.bytes_)
-    except UnicodeEncodeError:
-        return joined
-
-
 def _as_str(values: np.ndarray) -> np.ndarray:
     """ASCII byte strings ``(C,)`` as NumPy str, by widening each byte to a code point."""
     if values.dtype.kind == "U":
@@ -298,31 +156,33 @@ def _as_str(values: np.ndarray) -> np.ndarray:
     return wide.view(f"<U{width}").reshape(-1)
 
 
-def _manifest_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    m = manifest
-    return _shapes(get_topology(m.topology), m.n_doses, m.n_times, m.n_pathways, m.schema_version)
-
-
 class CurveStore:
-    """A dataset folder, memory-mapped: a ``CurveSource`` whose rows are read when asked for.
+    """A dataset, memory-mapped: a ``CurveSource`` whose rows are read when asked for.
 
-    Columns without a time axis are joined over shards on first use and kept (about 0.6 kB a curve, up to 1 GiB
-    a dataset); concentrations, times and censoring stay in the map.
+    Columns without a time axis are joined over shards on first use and kept where all of them need no more than 128 MB
+    (about 200,000 curves); concentrations, times and censoring, and everything of larger datasets, stay in the map.
+
+    Args:
+        path: The folder that holds the manifest.
+        manifest: What the dataset is.
+        shards: Its shards, mapped when asked for.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, batches: list[pa.RecordBatch]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, shards: Shards) -> None:
         self.path = path
         self.manifest = manifest
         self._topology = get_topology(manifest.topology)
-        self._shapes = _manifest_shapes(manifest)
-        self._batches = batches
-        self._offsets = np.cumsum([0, *(s.rows for s in manifest.shards)])
-        numeric = [n for n in self._shapes if n not in _STRINGS]
-        self._views = {n: [_view(b, n, self._shapes[n]) for b in batches] for n in numeric}
-        self._flat = {n: [view.reshape(len(view), -1) for view in views] for n, views in self._views.items()}
+        self._shapes = manifest_shapes(manifest)
+        self._shards = shards
         self._joined: dict[str, np.ndarray] = {}
-        per_curve = 8 * sum(prod(self._shapes[n]) for n in numeric if n not in _LARGE)
-        self._join_numbers = per_curve * manifest.n_curves <= _JOINED_LIMIT_BYTES
+        self._near: _Near | None = None
+        per_curve = _NAMES_BYTES + 8 * sum(prod(s) for n, s in self._shapes.items() if n not in (*LARGE, *STRINGS))
+        self._most_joined = _JOINED_LIMIT_BYTES // per_curve
+        self._join = manifest.n_curves <= self._most_joined
+        self.shard_offsets = np.cumsum([0, *(s.rows for s in manifest.shards)])
+        """First row of each shard, and the number of all, ``(shards + 1,)``."""
+        self.shard_bytes = np.asarray([s.bytes for s in manifest.shards], dtype=np.int64)
+        """Size of each shard, ``(shards,)``."""
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> CurveStore:
@@ -338,8 +198,7 @@ class CurveStore:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        schema = _arrow_schema(_manifest_shapes(manifest))
-        return cls(path, manifest, [_open_shard(path / s.file, s, schema, verify) for s in manifest.shards])
+        return cls(path, manifest, FolderShards(path, manifest, verify))
 
     @property
     def topology(self) -> Topology:
@@ -354,36 +213,62 @@ class CurveStore:
     def __len__(self) -> int:
         return self.manifest.n_curves
 
-    def _strings(self, name: str) -> np.ndarray:
-        if name not in self._joined:
-            values = []
-            for batch in self._batches:
-                column = batch.column(name)
-                try:
-                    column.validate(full=True)
-                except pa.ArrowException as error:
-                    raise InputError(name, "is corrupt", hint=str(error), where=str(self.path)) from None
-                values.append(np.asarray(column.to_pylist(), dtype=str))
-            self._joined[name] = _ascii_bytes(values)
-        return self._joined[name]
+    def expect(self, shards: Sequence[int]) -> None:
+        """Say which shards will be read next, in order (see ``Shards.expect``).
 
-    def _parts(self, name: str) -> list[np.ndarray]:
-        """The shards' views of a column, as one where it is small."""
-        views = self._views[name]
-        if name in _LARGE or len(views) == 1 or not self._join_numbers:
-            return views
+        Their columns without a time axis are joined when first needed, where that takes no more than 128 MB.
+        """
+        self._shards.expect(shards)
+        if not self._join and (self._near is None or self._near.shards is not shards):
+            rows = sum(self.manifest.shards[i].rows for i in shards)
+            self._near = _Near(shards, self) if rows <= self._most_joined else None
+
+    def check(self, check: Callable[[CurveTable], object]) -> None:
+        """Call ``check`` with every curve, some at a time, on threads where there are cores for them.
+
+        Raises:
+            Exception: what ``check`` raises, for the first shard of which it does.
+        """
+        for _ in in_threads(lambda i: self.check_shard(check, i), len(self.manifest.shards)):
+            pass
+
+    def check_shard(self, check: Callable[[CurveTable], object], shard: int) -> None:
+        """Call ``check`` with a shard's curves, some at a time: views of the map, not copies."""
+        mapped, rows = self._shards[shard], self.manifest.shards[shard].rows
+        for at in range(0, rows, _CHECKED_AT_ONCE):
+            some = slice(at, min(at + _CHECKED_AT_ONCE, rows))
+            columns = {name: self._part(mapped, name)[some] for name in self._shapes}
+            columns |= {name: _as_str(columns[name]) for name in STRINGS}
+            check(CurveTable(topology=self._topology, **columns))
+
+    def names(self, column: str) -> pa.StringArray:
+        """A column of names of all curves, copied out of the map, ``(C,)``."""
+        return pa.concat_arrays([self._shards.small(i).names(column) for i in range(len(self.manifest.shards))])
+
+    def _part(self, shard: MappedShard, name: str) -> np.ndarray:
+        return shard.strings(name) if name in STRINGS else shard.views[name]
+
+    def _whole(self, name: str) -> np.ndarray | None:
+        """All rows of a column as one array, where it is small or there is one shard."""
+        n = len(self.manifest.shards)
+        if n == 1:
+            return self._part(self._shards[0] if name in LARGE else self._shards.small(0), name)
+        if not self._join or name in LARGE:
+            return None
         if name not in self._joined:
-            self._joined[name] = np.concatenate(views)
-        return [self._joined[name]]
+            self._joined[name] = np.concatenate([self._part(self._shards.small(i), name) for i in range(n)])
+        return self._joined[name]
 
     def column(self, name: str) -> np.ndarray:
         """One column of all curves, in memory when there are several shards."""
-        if name in _STRINGS:
-            return _as_str(self._strings(name))
-        if name not in self._views:  # not stored: its neutral value, as a table of no concentrations has it
-            return self.take(np.arange(len(self)), without=_LARGE).column(name)
-        parts = self._parts(name)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if name not in self._shapes:  # not stored: its neutral value, as a table of no concentrations has it
+            return self.take(np.arange(len(self)), without=LARGE).column(name)
+        whole = self._whole(name)
+        if whole is None:
+            numbers = range(len(self.manifest.shards))
+            shards = (self._shards[i] if name in LARGE else self._shards.small(i) for i in numbers)
+            whole = np.concatenate([self._part(shard, name) for shard in shards])
+        return _as_str(whole) if name in STRINGS else whole
 
     def take(self, rows: Sequence[int] | np.ndarray, without: Sequence[str] = ()) -> CurveTable:
         """The named rows, in that order, copied into memory. Sorted rows are read faster.
@@ -393,40 +278,96 @@ class CurveStore:
             without: Columns with a time axis that may be left empty (no times).
 
         Raises:
-            InputError: for a row that is not there.
+            InputError: for a row that is not there, or a shard that has gone or changed.
         """
         index = np.asarray(rows, dtype=np.int64).reshape(-1)
         if len(index) and not (0 <= index.min() and index.max() < len(self)):
             raise InputError("rows", "are not all in the dataset", allowed=f"0..{len(self) - 1}", where=str(self.path))
-        shards = np.searchsorted(self._offsets, index, side="right") - 1
-        local = index - self._offsets[shards]
-        by_shard = len(index) >= len(self._batches) * _FEW_ROWS_A_SHARD and bool((index[1:] >= index[:-1]).all())
-        places = [] if by_shard else list(zip(shards.tolist(), local.tolist(), strict=True))
-        gathered: dict[str, np.ndarray] = {n: _as_str(self._strings(n)[index]) for n in _STRINGS}
-        for name in self._views:
-            parts = self._parts(name)
+        gathered: dict[str, np.ndarray] = {}
+        scattered: list[str] = []
+        for name, shape in self._shapes.items():
             if name in without:
-                gathered[name] = np.empty((len(index), *self._shapes[name][:-1], 0))
-            elif len(parts) == 1:
-                gathered[name] = parts[0].take(index, axis=0, mode="clip")
-            elif by_shard or not places:
-                gathered[name] = _gathered_by_shard(parts, shards, local)
-            else:  # row by row, straight to its place: a shard's rows together would be copied twice
-                flat = self._flat[name]
-                joined = np.concatenate([flat[shard][row] for shard, row in places])
-                gathered[name] = joined.reshape(len(index), *self._shapes[name])
+                gathered[name] = np.empty((len(index), *shape[:-1], 0))
+            elif (whole := self._whole(name)) is not None:
+                gathered[name] = whole.take(index, axis=0, mode="clip")
+            else:
+                scattered.append(name)
+        if scattered:
+            gathered |= self._gather(index, scattered)
+        for name in STRINGS:
+            gathered[name] = _as_str(gathered[name])
         return CurveTable(topology=self._topology, **gathered)
 
+    def _gather(self, index: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Rows of columns that lie in several shards."""
+        numbers = np.searchsorted(self.shard_offsets, index, side="right") - 1
+        local = index - self.shard_offsets[numbers]
+        touched, at = np.unique(numbers, return_inverse=True)
+        if not len(index):
+            touched, at = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        out: dict[str, np.ndarray] = {}
+        near = self._near
+        if near is not None and near.holds(touched):
+            places = near.places(numbers, local)
+            out = {name: near.column(name).take(places, axis=0, mode="clip") for name in names if name not in LARGE}
+            names = [name for name in names if name in LARGE]
+        large = any(name in LARGE for name in names)
+        shards = [self._shards[i] if large else self._shards.small(i) for i in touched.tolist()] if names else []
+        if len(index) >= len(touched) * _FEW_ROWS_A_SHARD and bool((index[1:] >= index[:-1]).all()):
+            ends = np.searchsorted(at, np.arange(len(touched) + 1)).tolist()
+            spans = [(local[lo:hi], slice(lo, hi)) for lo, hi in zip(ends[:-1], ends[1:], strict=True)]
+            return out | {name: self._by_shard(shards, spans, len(index), name) for name in names}
+        # Row by row, straight to its place: a shard's rows together would be copied twice.
+        rows = list(zip(at.tolist(), local.tolist(), strict=True))
+        return out | {name: self._by_row(shards, rows, name) for name in names}
 
-def _gathered_by_shard(parts: list[np.ndarray], shards: np.ndarray, local: np.ndarray) -> np.ndarray:
-    """Rows ``local`` of parts ``shards`` (ascending), each shard's own in one copy."""
-    out = np.empty((len(local), *parts[0].shape[1:]), dtype=parts[0].dtype)
-    bounds = np.searchsorted(shards, np.arange(len(parts) + 1)).tolist()
-    for part, lo, hi in zip(parts, bounds[:-1], bounds[1:], strict=True):
-        if lo < hi:
+    def _by_shard(
+        self, shards: list[MappedShard], spans: list[tuple[np.ndarray, slice]], n: int, name: str
+    ) -> np.ndarray:
+        """Rows of several shards, each shard's own in one copy."""
+        if name in STRINGS:
+            return np.concatenate([s.strings(name)[rows] for s, (rows, _) in zip(shards, spans, strict=True)])
+        out = np.empty((n, *self._shapes[name]), dtype=shards[0].views[name].dtype)
+        for shard, (rows, to) in zip(shards, spans, strict=True):
             # mode="clip": bounds were checked, and "raise" would copy through a buffer
-            part.take(local[lo:hi], axis=0, out=out[lo:hi], mode="clip")
-    return out
+            shard.views[name].take(rows, axis=0, out=out[to], mode="clip")
+        return out
+
+    def _by_row(self, shards: list[MappedShard], places: list[tuple[int, int]], name: str) -> np.ndarray:
+        if name in STRINGS:
+            columns = [shard.strings(name) for shard in shards]
+            kind = np.result_type(*columns)
+            return np.asarray([columns[s][row] for s, row in places], dtype=kind)
+        flat = [shard.flat[name] for shard in shards]
+        if not places:
+            return np.empty((0, *self._shapes[name]), dtype=flat[0].dtype)
+        return np.concatenate([flat[s][row] for s, row in places]).reshape(len(places), *self._shapes[name])
+
+
+class _Near:
+    """Columns without a time axis of the shards that are being read, each joined on first use."""
+
+    def __init__(self, shards: Sequence[int], store: CurveStore) -> None:
+        self.shards = shards
+        self._store = store
+        self._start = np.full(len(store.manifest.shards), -1, dtype=np.int64)
+        rows = [store.manifest.shards[i].rows for i in shards]
+        self._start[np.asarray(shards, dtype=np.int64)] = np.cumsum([0, *rows])[:-1]
+        self._joined: dict[str, np.ndarray] = {}
+
+    def holds(self, shards: np.ndarray) -> bool:
+        return bool((self._start[shards] >= 0).all())
+
+    def places(self, shards: np.ndarray, local: np.ndarray) -> np.ndarray:
+        """Where rows of shards lie in the joined columns."""
+        places: np.ndarray = self._start[shards] + local
+        return places
+
+    def column(self, name: str) -> np.ndarray:
+        if name not in self._joined:
+            store = self._store
+            self._joined[name] = np.concatenate([store._part(store._shards.small(i), name) for i in self.shards])
+        return self._joined[name]
 
 
 __all__ = ["MANIFEST", "SCHEMA_VERSION", "CurveStore", "Manifest", "ShardInfo", "write_dataset"]

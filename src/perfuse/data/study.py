@@ -77,6 +77,8 @@ from perfuse.pk.regimen import DoseCourse, dose_events
 from perfuse.pk.system import DoseEvents, SystemParameters
 
 _SECTIONS = ("drug", "subject", "population", "structure", "organ", "dose", "output", "sensitivity")
+MAX_VALUES_AN_ORGAN = 10**7
+"""People x times: their concentrations in every organ are in memory at once."""
 _OUTPUT = ("times_h", "organs", "matrix", "kp_method", "steady_state_tau_h", "percentiles")
 
 
@@ -153,7 +155,7 @@ def study_from(data: Mapping[str, Any], folder: Path = Path()) -> Study:
     structure = read_structure(data, folder)
     output = section(data, "output", _OUTPUT)
     kp_method = output.get("kp_method", DEFAULT_KP_METHOD)
-    if kp_method not in KP_METHODS:
+    if not isinstance(kp_method, str) or kp_method not in KP_METHODS:
         raise InputError("output.kp_method", "is unknown", value=kp_method, allowed=", ".join(KP_METHODS))
     matrix, time_h = str(output.get("matrix", "plasma")), read_times(output.get("times_h"))
     check_blood_matrix(matrix)
@@ -185,6 +187,9 @@ def _in_bodies(
     topology = structure.topology
     assert topology is not None
     people = read_people(data, topology)
+    if len(people.bodies) * len(time_h) > MAX_VALUES_AN_ORGAN:
+        raise InputError("population.n", "times the number of times is too large", value=len(people.bodies),
+                         allowed=f"<= {MAX_VALUES_AN_ORGAN // len(time_h)} with {len(time_h)} times")  # fmt: skip
     stated = _drugs(data, [body.body_weight_kg for body in people.bodies], folder)
     drugs = people.each_ones([people.drug_in(drug) for drug in stated])
     rows = []

@@ -17,6 +17,7 @@ from perfuse.pk.drug import Drug, located
 from perfuse.pk.regimen import DoseCourse
 
 MAX_TIMES = 100_000
+MAX_STUDY_DOSES = 100_000
 DOSE_KEYS = ("amount_mg", "route", "time_h", "duration_h", "interval_h", "n_doses")
 _RANGE = re.compile(r"\s*(\S.*?)\s*\.\.\s*(\S.*?)\s+by\s+(\S.*?)\s*")
 _ALLOWED_TIMES = '[0, 1, 2], { stop = 24, step = 0.5 } or "0..24 h by 0.5 h"'
@@ -40,6 +41,8 @@ def read_doses(data: Mapping[str, Any], drug: Drug, body_weight_kg: float | None
             courses = _courses(table, drug.mw_g_mol, body_weight_kg)
         except InputError as error:
             raise located(error, where) from None
+        if len(out) + sum(course.n_doses for course in courses) > MAX_STUDY_DOSES:
+            raise InputError(where, "makes too many doses", allowed=f"<= {MAX_STUDY_DOSES} in the study")
         for course in courses:
             out += [Dose(t, course.amount_mg, course.duration_h, course.route) for t in course.times_h()]
     if not out:

@@ -44,7 +44,11 @@ def file_beside(folder: Path, field: str, name: object) -> Path:
     """
     if not isinstance(name, str):
         raise InputError(field, "is no file name", value=name)
-    target = (folder / name).resolve()
+    try:
+        target = (folder / name).resolve()
+        target.is_file()
+    except (OSError, ValueError) as error:  # too long a name, or one with a null byte
+        raise InputError(field, "is no file name", value=name, hint=str(error)) from None
     if not target.is_relative_to(folder.resolve()):
         raise InputError(field, "lies outside the study's folder", value=name)
     return target

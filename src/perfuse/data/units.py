@@ -80,7 +80,10 @@ def _pint_factors(unit: str, target: str) -> tuple[float, bool]:
         raise ValueError("is unknown") from None
     if quantity.check(wanted.dimensionality):
         return float(quantity.to(target).magnitude), False
-    per_mol = quantity * registry.Quantity(1.0, "g/mol")
+    try:
+        per_mol = quantity * registry.Quantity(1.0, "g/mol")
+    except Exception:  # degrees Celsius, decibels: what has an offset, or is a logarithm, multiplies nothing
+        raise ValueError("is of another kind") from None
     if not per_mol.check(wanted.dimensionality):
         raise ValueError("is of another kind")
     return float(per_mol.to(target).magnitude), True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,12 +20,12 @@ from perfuse.evaluation.baselines import MAX_TRAINING_CURVES, Unavailable, fit_b
 from perfuse.evaluation.coverage import Coverage, DistanceSummary, IntervalJudge, distance_summary, not_calibrated
 from perfuse.evaluation.judged_data import JudgedData, JudgedRows, choose_rows, open_judged_data
 from perfuse.evaluation.metrics import ExposureSummary, MetricAccumulator, Summary, scored_mask
-from perfuse.evaluation.provenance import provenance
 from perfuse.evaluation.rates_baseline import MAX_CURVES, RatesBaseline, rates_baseline, sample_rows
 from perfuse.evaluation.results import CaseStore, evaluation_folder, save_evaluation
 from perfuse.evaluation.runs import TrainedRun, open_run, rows_of, training_source
 from perfuse.evaluation.verdict import NETWORK_FREE, SIMULATED, TRIVIAL, beats, verdict
 from perfuse.models.base import CurveModel
+from perfuse.training.machine import provenance, without_secrets
 from perfuse.training.memory import keep_freed_memory
 from perfuse.training.precision import check_device
 
@@ -309,10 +311,11 @@ def _assemble(
             "path": str(judged.path), "sha256": judged.content_hash, "simulated": judged.simulated,
             "topology": judged.source.topology.name, "curves_in_data": len(judged.source),
             "curves_judged": len(chosen.rows), "scope": chosen.scope, "curves_excluded": chosen.excluded,
+            "rows_sha256": sha256(np.ascontiguousarray(chosen.rows, dtype="<i8").tobytes()).hexdigest(),
             "import": judged.import_report,
         },
         speed=speed,
-        provenance=provenance(),
+        provenance=_provenance(run, judged),
         schema_version=SCHEMA_VERSION,
     )  # fmt: skip
 
@@ -321,6 +324,13 @@ def _within_chance(results: dict[str, Contender]) -> set[str]:
     """Those whose difference from the model may be chance."""
     intervals = {name: r["gmfe_ratio_ci95"] for name, r in results.items()}
     return {name for name, ci in intervals.items() if ci is None or ci[0] <= 1 <= ci[1]}
+
+
+def _provenance(run: TrainedRun, judged: JudgedData) -> dict[str, object]:
+    """Where the evaluation was made, and the commands that make run and evaluation again."""
+    again = run.reproduction()
+    judge = shlex.join(["perfuse", "evaluate", str(run.folder.resolve()), without_secrets(str(judged.path))])
+    return provenance() | {"reproduction": None if again is None else again.plain(), "evaluate_command": judge}
 
 
 def _notes(judged: JudgedData, chosen: JudgedRows) -> list[str]:

@@ -31,6 +31,8 @@ from perfuse.models.exported import INPUTS, OUTPUT, BolusCurves, tensors_of
 from perfuse.models.flux import LoglinearRates
 from perfuse.pk.mechanistic import uniform_grid
 
+SCHEMA_VERSION = 1
+"""Of what ``perfuse.json`` in an archive says, and of the file's inputs and output."""
 CHECKED_CURVES = 256
 TOLERANCE = 1e-5
 """Largest difference that passes, as a share of each organ's peak: networks run in float32, rates in float64."""
@@ -170,9 +172,12 @@ def write_model(curves: BolusCurves, example: tuple[Tensor, ...], path: Path, ki
         program = torch.export.export(
             curves, example, dynamic_shapes=tuple({0: any_number} for _ in INPUTS), strict=False
         )
+        _forget_sources(program)
         if kind == "pt2":
-            facts = {"inputs": INPUTS, "output": OUTPUT, "start_h": curves.start_h, "step_h": curves.step_h,
-                     "n_times": curves.n_times, "topology": curves.topology.name}  # fmt: skip
+            facts = {
+                "schema_version": SCHEMA_VERSION, "inputs": INPUTS, "output": OUTPUT, "start_h": curves.start_h,
+                "step_h": curves.step_h, "n_times": curves.n_times, "topology": curves.topology.name,
+            }  # fmt: skip
             with path.open("wb") as file:
                 torch.export.save(program, file, extra_files={"perfuse.json": json.dumps(facts)})
             return
@@ -181,6 +186,14 @@ def write_model(curves: BolusCurves, example: tuple[Tensor, ...], path: Path, ki
         )
         assert onnx_program is not None
         onnx_program.save(path)
+
+
+def _forget_sources(program: torch.export.ExportedProgram) -> None:
+    """Drop the lines of source that each operation came from: they name folders of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def runner(path: Path, kind: str, threads: int | None = None) -> Callable[[tuple[Tensor, ...]], Tensor]:

@@ -92,6 +92,8 @@ def open_judged_data(path: Path, topology: Topology) -> JudgedData:
 
 
 def _header(path: Path) -> frozenset[str]:
+    if not path.is_file():
+        return frozenset()  # open_source says what is wrong
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             line = file.readline(1_000_000)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perfuse.data.importers.tidy_columns import read_parquet
 from perfuse.data.sources import open_source
 from perfuse.data.table import CurveSource, CurveTable
 from perfuse.errors import InputError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PREDICTED_COLUMNS = ("curve_id", "organ", "time_h", "conc_mg_l")
 """A table with these columns and no ``event`` is a table of predictions, as ``perfuse predict`` writes it."""
 _CURVES_AT_ONCE = 2000
+_LARGEST = 1e30
 _OUT_SUFFIXES = (".csv", ".parquet")
 
 
@@ -174,19 +176,26 @@ def _read_predicted(path: Path) -> pl.DataFrame | None:
     if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
         return None
     try:
-        read = pl.scan_csv(path) if path.suffix.lower() == ".csv" else pl.scan_parquet(path)
-        names = read.collect_schema().names()
-        if not set(PREDICTED_COLUMNS) <= set(names) or "event" in names:
-            return None
-        return read.collect()
-    except (pl.exceptions.PolarsError, OSError):
+        if path.suffix.lower() == ".csv":
+            frame = pl.read_csv(path) if _is_predicted(pl.scan_csv(path).collect_schema().names()) else None
+        else:
+            # Not by polars: it panics on some damaged files, which no `except Exception` catches.
+            frame = read_parquet(path, str(path))
+        return frame if frame is not None and _is_predicted(frame.columns) else None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, InputError):
         return None
+
+
+def _is_predicted(names: Sequence[str]) -> bool:
+    return set(PREDICTED_COLUMNS) <= set(names) and "event" not in names
 
 
 def _predicted_rows(
     frame: pl.DataFrame, where: str, dose_mg: float | None, duration_h: float | None, route: str | None, loq: float
 ) -> NcaRows:
     """One row per curve, organ and matrix of a table of predictions, with the dose that the user names."""
+    import polars as pl
+
     _check_positive("dose_mg", "mg", dose_mg)
     _check_positive("duration_h", "h", duration_h, allow_zero=True)
     if route is not None and route not in ROUTES:
@@ -197,7 +206,15 @@ def _predicted_rows(
     for name in ("time_h", "conc_mg_l"):
         if not frame[name].dtype.is_numeric():
             raise InputError(name, "is not a number", where=where)
+        beyond = frame[name].cast(pl.Float64).abs().max()
+        if beyond is not None and float(beyond) > _LARGEST:  # type: ignore[arg-type]
+            raise InputError(name, "is larger than any time or concentration", value=beyond, where=where,
+                             allowed=f"<= {_LARGEST:g}")  # fmt: skip
     keys = [name for name in ("curve_id", "drug", "organ", "matrix") if name in frame.columns]
+    for name in keys:
+        kind = frame[name].dtype
+        if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+            raise InputError(name, "is no text", value=kind, where=where)
     frame = frame.sort([*keys, "time_h"], maintain_order=True)
     same = np.ones(max(frame.height - 1, 0), dtype=bool)
     for name in keys:

@@ -29,12 +29,13 @@ from perfuse.evaluation.figures import (
     scatter_chart,
 )
 from perfuse.evaluation.files import write_atomic
-from perfuse.evaluation.provenance import provenance
 from perfuse.evaluation.results import JSON_NAME, StoredCurves, load_evaluation
 from perfuse.evaluation.runs import TrainedRun, open_run
 from perfuse.evaluation.stored import check_evaluation
 from perfuse.evaluation.table import HEADINGS, LEGEND, comparison_rows
 from perfuse.evaluation.verdict import NETWORK_FREE, TRIVIAL, show_gmfe, show_percent
+from perfuse.training.machine import provenance, without_secrets
+from perfuse.training.provenance import sessions_of
 
 REPORT_NAME = "report.html"
 LIMITS = (
@@ -50,6 +51,7 @@ LIMITS = (
     "Where loglinear-rates is as good or better, the network adds nothing: use the simpler model.",
     "Research software: not for decisions about patients.",
 )
+_MAX_SESSIONS = 10
 _BREAKDOWN = ("GMFE", "bias", "% within 1.25x", "% within 2x", "R2, mg/L", "RMSE, mg/L", "values")
 
 
@@ -67,15 +69,15 @@ def build_report(run: Path) -> Path:
 
     trained = open_run(Path(run), with_calibration=False)
     stored, not_judged = _evaluations(trained)
-    lines = _metrics_lines(trained.folder / "metrics.jsonl")
+    lines = metrics_lines(trained.folder / "metrics.jsonl")
     training = [loss_chart(lines, trained.config.loss.kind), rate_chart(lines), gradient_chart(lines)] if lines else []
     loader = PackageLoader("perfuse.evaluation")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    scripts = _scripts(loader.get_source(environment, "report.js")[0]) if stored or training else []
+    scripts = page_scripts(loader.get_source(environment, "report.js")[0]) if stored or training else []
     page = environment.get_template("report.html.j2").render(
         title=f"{trained.label} on {trained.topology.name}",
-        subtitle=f"run {trained.folder.resolve().name}, seed {trained.config.seed}, trained on "
-        f"{trained.facts['training_curves']} curves of {len(trained.train_compounds)} drugs",
+        subtitle=f"run {trained.folder.resolve().name} ({trained.run_id[:8] or 'no id'}), seed {trained.config.seed}, "
+        f"trained on {trained.facts['training_curves']} curves of {len(trained.train_compounds)} drugs",
         evaluations=[_evaluation_context(e, c) for e, c in stored],
         not_judged=not_judged,
         headings=HEADINGS,
@@ -88,14 +90,14 @@ def build_report(run: Path) -> Path:
         limits=LIMITS,
         theme=theme_json(),
         scripts=scripts,
-        script_policy=" ".join(map(_policy_hash, scripts)) or "'none'",
+        script_policy=" ".join(map(policy_hash, scripts)) or "'none'",
     )
     path = trained.folder / REPORT_NAME
     write_atomic(path, page.encode())
     return path
 
 
-def _scripts(drawing: str) -> list[Markup]:
+def page_scripts(drawing: str) -> list[Markup]:
     """plotly.js and the script that draws with it, as text of script elements.
 
     Raises:
@@ -110,7 +112,7 @@ def _scripts(drawing: str) -> list[Markup]:
     return [Markup(script) for script in scripts]
 
 
-def _policy_hash(script: str) -> str:
+def policy_hash(script: str) -> str:
     """The source expression that lets exactly this inline script run (Content Security Policy Level 3, 2.3.1)."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
@@ -214,9 +216,11 @@ def _cases(curves: StoredCurves) -> list[dict[str, object]]:
     return out
 
 
-def _metrics_lines(path: Path) -> list[Line]:
+def metrics_lines(path: Path) -> list[Line]:
     """Lines of ``metrics.jsonl``; a line that a crash cut short, or that is none of ours, is skipped."""
     lines: list[Line] = []
+    if not path.is_file():
+        return lines
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -253,13 +257,18 @@ def _provenance_rows(run: TrainedRun, evaluation: Evaluation | None) -> list[tup
     packages = cast("dict[str, str]", machine["packages"])
     facts = run.facts
     seconds = facts["training_seconds"]
+    again = run.reproduction()
     return [
-        ("training data", run.data_path or "not recorded"),
+        ("run id", run.run_id or "none"),
+        ("determinism", again.level.line() if again else "not recorded"),
+        *_session_rows(run),
+        ("training data", without_secrets(run.data_path) or "not recorded"),
         ("sha256 of its content", run.data_hash),
         ("split", f"{facts['training_curves']} training curves ({len(run.train_compounds)} drugs), "
                   f"{len(run.validation_compounds)} drugs validation, {len(run.test_compounds)} drugs test"),
         ("seed", str(run.config.seed)),
         ("checkpoint", f"{facts['checkpoint']}: epoch {facts['epoch']}, step {facts['step']}"),
+        ("sha256 of the weights", run.weights_hash),
         ("trained for", f"{seconds:.0f} s" if isinstance(seconds, int | float) else "not recorded"),
         ("code version", f"trained with {facts['code_version']}, judged with {machine['perfuse']}"),
         ("versions", f"Python {machine['python']}, " + ", ".join(f"{n} {v}" for n, v in packages.items())),
@@ -268,10 +277,33 @@ def _provenance_rows(run: TrainedRun, evaluation: Evaluation | None) -> list[tup
     ]  # fmt: skip
 
 
+def _session_rows(run: TrainedRun) -> list[tuple[str, str]]:
+    """Where the run was made, a row for each session; at most ``_MAX_SESSIONS``."""
+    sessions = sessions_of(run.folder, run.run_id)
+    rows = []
+    for session in [*sessions[:1], *sessions[1:][-(_MAX_SESSIONS - 1) :]]:
+        step = session.get("resumed_at_step")
+        what = "started" if step is None else f"resumed at step {step},"
+        name, count = str(session.get("device_name")), session.get("processes")
+        where = str(session.get("processor")) + ("" if name == "cpu" else f" and {name}")
+        commit = str(session.get("git_commit") or "")
+        code = f"Perfuse {session.get('perfuse')}" + (f", commit {commit[:12]}" if commit else "")
+        rows.append((
+            f"session {session.get('session')}",
+            f"{what} {session.get('started_utc')} on {where}, {count} process{'' if count == 1 else 'es'}, threads: "
+            f"{session.get('threads')}, {code}",
+        ))  # fmt: skip
+    return rows
+
+
 def _command(run: TrainedRun) -> str:
-    words = ["perfuse", "train", run.data_path or "DATA", "--config", f"{run.folder}/config.toml", "--out", "RUN"]
-    judge = f"perfuse evaluate RUN {shlex.quote(run.data_path or 'DATA')}"
-    return f"{shlex.join(words)}\n{judge}\nperfuse report RUN"
+    data = without_secrets(run.data_path) or "DATA"
+    again = run.reproduction()
+    if again is None:
+        new, commands = "RUN", [shlex.join(["perfuse", "train", data, "--config", "config.toml", "--out", "RUN"])]
+    else:
+        new, commands = shlex.quote(again.new_run), list(again.commands)
+    return "\n".join([*commands, f"perfuse evaluate {new} {shlex.quote(data)}", f"perfuse report {new}"])
 
 
 def _config_text(path: Path) -> str:

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from perfuse.evaluation.files import write_atomic, write_json
 from perfuse.evaluation.judged_data import JudgedData, JudgedRows
 from perfuse.evaluation.metrics import ScoredValues, scored_mask
 from perfuse.evaluation.runs import TrainedRun
+from perfuse.files import check_file
 from perfuse.pk.physiology import ORGANS
 from perfuse.training.calibration import Calibration
 
@@ -176,6 +178,7 @@ def load_evaluation(folder: Path) -> tuple[dict[str, object], StoredCurves]:
 
 
 def _read_json(path: Path) -> dict[str, object]:
+    check_file(path, path.name)
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(f"{path.name} is larger than {_MAX_JSON_BYTES} bytes")
     value = json.loads(path.read_text(encoding="utf-8"))
@@ -188,15 +191,30 @@ def _read_json(path: Path) -> dict[str, object]:
 def _read_curves(path: Path) -> StoredCurves:
     """Arrays of the archive, checked against one another; what does not fit raises ValueError."""
     arrays = {}
+    check_file(path, path.name)
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MAX_CURVES_BYTES:
             raise ValueError(f"{path.name} holds more than {_MAX_CURVES_BYTES} bytes")
         for name in StoredCurves.__dataclass_fields__:
-            with archive.open(f"{name}.npy") as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            arrays[name] = _read_member(archive, archive.getinfo(f"{name}.npy"))
     curves = StoredCurves(**arrays)
     _check_curves(curves)
     return curves
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array; numpy takes the memory that its header declares, so that is held against the archive's entry first."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):
+            raise ValueError(f"{info.filename} is in an unknown npy version")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if dtype.hasobject or min(shape, default=0) < 0:
+            raise ValueError(f"{info.filename} is no plain array")
+        if member.tell() + prod(shape) * dtype.itemsize != info.file_size:
+            raise ValueError(f"{info.filename} declares a size that it does not have")
+    with archive.open(info) as member:
+        return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
 
 
 def _check_curves(c: StoredCurves) -> None:

@@ -17,8 +17,10 @@ from perfuse.pk.topology import Topology, get_topology
 from perfuse.training.calibration import Calibration
 from perfuse.training.calibration_file import CalibrationRecord, load_calibration
 from perfuse.training.checkpoint import MODEL_FILE
+from perfuse.training.config_file import CONFIG_FILE
 from perfuse.training.distance_file import training_key
 from perfuse.training.load import load_model
+from perfuse.training.reproduce import Reproduction, reproduction
 
 if TYPE_CHECKING:
     from perfuse.evaluation.judged_data import JudgedData
@@ -38,6 +40,7 @@ class TrainedRun:
         train_compounds, validation_compounds, test_compounds, calibration_compounds: Who was in each part of the split.
         facts: More for the record: code version, step, epoch.
         weights_hash: sha256 of the weights' file.
+        run_id: Id of the run.
         training_key: Names the training curves (``training.distance_file.training_key``).
         calibration, calibration_record: Of its intervals; None where it is not calibrated.
     """
@@ -55,6 +58,7 @@ class TrainedRun:
     calibration_compounds: frozenset[str]
     facts: dict[str, object]
     weights_hash: str = ""
+    run_id: str = ""
     training_key: str = ""
     calibration: Calibration | None = field(default=None, repr=False)
     calibration_record: CalibrationRecord | None = field(default=None, repr=False)
@@ -70,6 +74,13 @@ class TrainedRun:
         prior = getattr(self.config.model, "prior", None)
         return f"{self.config.model.name} (prior {prior})" if prior else self.config.model.name
 
+    def reproduction(self) -> Reproduction | None:
+        """How to make the run again; None for a checkpoint away from its run."""
+        try:
+            return reproduction(self.folder.resolve()) if (self.folder / CONFIG_FILE).is_file() else None
+        except InputError:
+            return None
+
     def describe(self) -> dict[str, object]:
         """Plain data for the evaluation's record."""
         return {
@@ -78,7 +89,7 @@ class TrainedRun:
             "n_parameters": sum(p.numel() for p in self.model.parameters()),
             "training_data": self.data_path, "training_data_sha256": self.data_hash,
             "training_compounds": len(self.train_compounds), "validation_compounds": len(self.validation_compounds),
-            **self.facts,
+            "run_id": self.run_id, "weights_sha256": self.weights_hash, **self.facts,
         }  # fmt: skip
 
 
@@ -116,6 +127,7 @@ def open_run(folder: Path, with_calibration: bool = True) -> TrainedRun:
             "training_seconds": state.progress.elapsed_s,
         },
         weights_hash=weights_hash,
+        run_id=state.run_id,
         training_key=training_key(state),
         calibration=found[0] if found else None,
         calibration_record=found[1] if found else None,

@@ -114,7 +114,25 @@ def print_evaluation(evaluation: Evaluation, console: Console, details: bool = F
     console.print(coverage_sentence(evaluation["coverage"]), **plain)  # type: ignore[arg-type]
     for note in (n for n in evaluation["notes"] if n not in evaluation["verdict"]):
         console.print(note, **plain)  # type: ignore[arg-type]
+    for line in reproduction_lines(evaluation):
+        console.print(line, style="dim", soft_wrap=True, **plain)  # type: ignore[arg-type]
     console.print(evaluation["verdict"], style="bold", **plain)  # type: ignore[arg-type]
+
+
+def reproduction_lines(evaluation: Evaluation) -> list[str]:
+    """Run id, and how to make the run and the evaluation again."""
+    lines = []
+    again = evaluation["provenance"].get("reproduction")
+    if isinstance(again, dict):
+        commands, level = again.get("commands"), again.get("determinism")
+        code = level.get("code") if isinstance(level, dict) else None
+        lines.append(f"Run id {again.get('run_id') or 'none'}. To reproduce the run ({code}):")
+        lines += [f"  {command}" for command in commands] if isinstance(commands, list) else []
+    judge = evaluation["provenance"].get("evaluate_command")
+    if isinstance(judge, str):
+        data = str(evaluation["data"].get("sha256"))[:12]
+        lines += [f"To reproduce the evaluation (data sha256 {data}):", f"  {judge}"]
+    return lines
 
 
 def _by_reason(absent: Mapping[str, str]) -> dict[str, list[str]]:

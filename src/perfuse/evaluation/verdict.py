@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
-from perfuse.evaluation.metrics import Summary
+if TYPE_CHECKING:
+    from perfuse.evaluation.metrics import Summary
 
 TRIVIAL = ("mean-curve", "5-nearest", "log-linear")
 NETWORK_FREE = "loglinear-rates"

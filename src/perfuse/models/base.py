@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from perfuse.data.batch import CurveBatch
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError, PerfuseError
+from perfuse.models.featuriser import Featuriser, of_graph
 from perfuse.pk.system import ORAL
 from perfuse.pk.topology import Topology
 
@@ -117,7 +118,12 @@ class CurveModel(nn.Module, ABC):
     def __init__(self, topology: Topology) -> None:
         super().__init__()
         self.topology_name = topology.name
+        self._reads_graph = of_graph(topology)
         self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
+
+    def featuriser(self) -> Featuriser:
+        """What the model reads, in order; a checkpoint carries it."""
+        return self._reads_graph
 
     def parameter_roles(self) -> tuple[ParameterRole, ...]:
         """Roles, the first matching one counts; by default all parameters are alike."""

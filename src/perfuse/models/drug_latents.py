@@ -105,7 +105,7 @@ class DrugMessages(nn.Module):
 
     def forward(self, whitened: Tensor) -> Tensor:
         """``(B, L)``, float64, from whitened features of the descriptors, ``(B, F)``."""
-        h = whitened.float()
+        h = whitened.to(self.bias.dtype)
         for layer in self.trunk:
             h = functional.silu(layer(h))
         tissue = self.of_latent + self.from_composition(self.composition)

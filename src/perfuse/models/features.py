@@ -197,9 +197,9 @@ class LogFeatures:
     km_u: Tensor
     dose: Tensor
 
-    def float(self) -> LogFeatures:
-        """The same in float32, for networks."""
-        return LogFeatures(**{kind: value.float() for kind, value in vars(self).items()})
+    def to(self, dtype: torch.dtype) -> LogFeatures:
+        """The same in a network's own precision."""
+        return LogFeatures(**{kind: value.to(dtype) for kind, value in vars(self).items()})
 
     def on_flow_edges(self, graph: GraphIndex) -> Tensor:
         """``(B, E, 7)``: flow; volume and Kp at source and target; fup; B:P."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perfuse.data.batch import CurveBatch
+from perfuse.models import featuriser as reads
 from perfuse.models.descriptor_features import N_DESCRIPTOR_FEATURES, descriptor_features
 from perfuse.models.features import MIN_CLEARANCE_L_H
 from perfuse.models.unit_response import Responses
@@ -48,6 +49,19 @@ def saturation_features(batch: CurveBatch) -> Tensor:
     return torch.stack(logs, 1).log()
 
 
+def _column_names(topology: Topology) -> tuple[reads.Feature, ...]:
+    """All columns of ``FlatFeatures``, in order."""
+    graph = reads.of_graph(topology)
+    nodes = [graph.nodes[i] for i in node_order(topology)]
+    kinds = (
+        ("volume", nodes), ("kp", nodes), ("flow", graph.edges), ("clearance", graph.eliminations),
+        ("ps", graph.exchanges),
+    )  # fmt: skip
+    of_graph = tuple(c for kind, members in kinds for member in members for c in reads.columns([kind], member))
+    drug = reads.columns(("fup", "bp_ratio")) + reads.given(SATURATION_FEATURES) + reads.descriptors()
+    return of_graph + drug + reads.flags(["is_oral"])
+
+
 class FlatFeatures(nn.Module):
     """ln of volumes, Kp, flows, clearances, PS, fup and B:P; saturation; descriptors where Kp is not given.
 
@@ -75,8 +89,13 @@ class FlatFeatures(nn.Module):
         ends = np.cumsum(list(widths.values())).tolist()
         self.columns = {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
         self.n_features = ends[-1]
+        self._names = _column_names(topology)
         self.register_buffer("mean", torch.zeros(self.n_features - 1, dtype=torch.float64))
         self.register_buffer("weight", torch.zeros(self.n_features - 1, dtype=torch.float64))
+
+    def reads(self, graph: reads.Featuriser) -> reads.Featuriser:
+        """The record of a model that reads these columns of an organ graph."""
+        return graph.with_parts({"flat": self._names}, {**reads.GRAPH_CONSTANTS, **reads.DESCRIPTOR_CONSTANTS})
 
     @staticmethod
     def logs(batch: CurveBatch) -> Tensor:

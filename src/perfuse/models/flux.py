@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from perfuse.config import FluxConfig, LoglinearRatesConfig
 from perfuse.data.batch import CurveBatch, blood_factor
 from perfuse.errors import InputError
+from perfuse.models import featuriser as reads
 from perfuse.models.base import CurveModel, ParameterRole
 from perfuse.models.compartments import compartment_amounts
 from perfuse.models.descriptor_features import has_descriptors
@@ -59,6 +60,7 @@ class LoglinearRates(CurveModel):
     models_oral = True
     models_saturable = True
     models_descriptors = True
+    reads_logs = True
     reads_descriptors: Tensor
     trained_on_saturable: Tensor
 
@@ -73,6 +75,13 @@ class LoglinearRates(CurveModel):
             has_prior=self.has_prior,
         )  # fmt: skip
         self.latents = LinearLatents(topology)
+        self._latent_names = reads.latents(topology)
+
+    def featuriser(self) -> reads.Featuriser:
+        transform: reads.Transform = "ln" if self.reads_logs else "none"
+        rates = {f"rate {c.name}": reads.columns(c.features, transform=transform) for c in self.classes.classes}
+        parts = {**rates, "descriptors": reads.descriptors(), "latents": self._latent_names}
+        return super().featuriser().with_parts(parts, {**reads.GRAPH_CONSTANTS, **reads.DESCRIPTOR_CONSTANTS})
 
     def parameter_roles(self) -> tuple[ParameterRole, ...]:
         """Exponents first and fast; whatever else there is waits, then moves only where gradients are not noise."""
@@ -195,6 +204,13 @@ class Flux(LoglinearRates):
         self.network = FluxNetwork(config, topology)
         self.drug_messages = DrugMessages(topology, config.drug_hidden, config.dropout) if config.messages else None
 
+    def featuriser(self) -> reads.Featuriser:
+        out = super().featuriser().with_parts(self.network.columns("ln" if self.reads_logs else "none"), {})
+        if self.drug_messages is None:
+            return out
+        columns, values = reads.composition()
+        return out.with_parts({"composition": columns}, values)
+
     def _features(self, batch: CurveBatch) -> tuple[LogFeatures, GraphIndex]:
         features, graph = super()._features(batch)
         return (features if self.reads_logs else raw_features(features)), graph
@@ -212,7 +228,7 @@ class Flux(LoglinearRates):
             if self.drug_messages is not None:
                 latents = latents + self.drug_messages(self.latents.whitened(batch))
             rates = self._with_latents(rates, latents, topology)
-        added = self.network(self.standardise(features, graph).float(), graph, autocast)
+        added = self.network(self.standardise(features, graph).to(self.network.dtype), graph, autocast)
         linear, pathways = added.linear, added.pathways
         if self.prior != "none":
             linear, pathways = linear + self._prior(batch), pathways + self._pathway_prior(batch.system)

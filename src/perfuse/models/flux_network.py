@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perfuse.config import FluxConfig
+from perfuse.models import featuriser as reads
 from perfuse.models.features import (
     ELIMINATION_FEATURES,
     FLOW_FEATURES,
@@ -47,7 +48,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What messages are made of besides hidden features, float32.
+    """What messages are made of besides hidden features, in the network's precision.
 
     Attributes:
         at_nodes: Volume, Kp, fup, B:P, ``(N, B, 4)``.
@@ -159,6 +160,26 @@ class FluxNetwork(nn.Module):
         for layer in last:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self._eliminations = topology.elimination_names
+        self._way_flags = ("is_exchange_in", "is_exchange_out") if topology.exchanges else ()
+
+    def columns(self, transform: reads.Transform) -> dict[str, tuple[reads.Feature, ...]]:
+        """What nodes, ways (flow edges and exchanges), eliminations and pathways read, in order."""
+        on_nodes = (*reads.columns(("volume", "kp"), transform=transform), *reads.flags(("is_blood",)))
+        on_nodes += reads.columns(("fup", "bp_ratio"), transform=transform)
+        on_nodes += tuple(c for name in self._eliminations for c in reads.columns(["clearance"], name, transform))
+        pathways = PATHWAY_FEATURES[: self.pathway_columns] if self.saturable_node is not None else ()
+        return {
+            "nodes": on_nodes,
+            "ways": reads.columns(FLOW_FEATURES, transform=transform) + reads.flags(self._way_flags),
+            "eliminations": reads.columns(ELIMINATION_FEATURES, transform=transform) + reads.flags(self._eliminations),
+            "pathways": reads.columns(pathways, transform=transform),
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of what does not run under autocast."""
+        return self.flow_out.weight.dtype
 
     def forward(self, z: LogFeatures, graph: GraphIndex, autocast: bool) -> Residuals:
         """What to add to the logs; hidden layers run under autocast when it is on."""
@@ -173,19 +194,19 @@ class FluxNetwork(nn.Module):
             for layer in self.layers:
                 nodes = layer(nodes, inputs, graph)
             flow = self.flow_hidden(nodes, inputs, graph)
-            source = nodes.index_select(0, graph.elimination_source).float()
+            source = nodes.index_select(0, graph.elimination_source).to(self.dtype)
             removal = self.elimination_hidden(torch.cat((source, eliminations, which), -1))
             pathways = self._pathways(nodes, z) if has_pathways else None
-        by_way = self.flow_out(flow.float())[..., 0]
-        removed = self.elimination_out(removal.float())[..., 0]
+        by_way = self.flow_out(flow.to(self.dtype))[..., 0]
+        removed = self.elimination_out(removal.to(self.dtype))[..., 0]
         linear = torch.cat((by_way[: self.n_flows], removed, by_way[self.n_flows :])).T
-        out = z.volume.new_zeros(b, 0, 2) if pathways is None else self.pathway_out(pathways.float())
+        out = z.volume.new_zeros(b, 0, 2) if pathways is None else self.pathway_out(pathways.to(self.dtype))
         return Residuals(*(_RESIDUAL_SCALE * x.to(torch.float64) for x in (linear, out)))
 
     def _pathways(self, nodes: Tensor, z: LogFeatures) -> Tensor:
         """Hidden features of each saturable pathway, ``(B, P, H)``."""
         assert self.saturable_node is not None
         features = z.on_pathways(self.saturable_node)[..., : self.pathway_columns]
-        node = nodes[self.saturable_node].float()[:, None].expand(-1, features.shape[1], -1)
+        node = nodes[self.saturable_node].to(self.dtype)[:, None].expand(-1, features.shape[1], -1)
         hidden: Tensor = self.pathway_hidden(torch.cat((node, features), -1))
         return hidden

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perfuse.config import LstmConfig
 from perfuse.data.batch import CurveBatch
+from perfuse.models.featuriser import Featuriser
 from perfuse.models.flat import FlatFeatures
 from perfuse.models.knots import N_ORGANS, KnotModel
 from perfuse.models.unit_response import Responses
@@ -31,6 +32,9 @@ class Lstm(KnotModel):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(hidden, N_ORGANS)
+
+    def featuriser(self) -> Featuriser:
+        return self.features.reads(super().featuriser())
 
     def _fit_features(self, batch: CurveBatch) -> None:
         self.features.fit(batch)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perfuse.config import MlpConfig
 from perfuse.data.batch import CurveBatch
+from perfuse.models.featuriser import Featuriser
 from perfuse.models.flat import FlatFeatures
 from perfuse.models.knots import N_ORGANS, KnotModel
 from perfuse.models.unit_response import Responses
@@ -29,6 +30,9 @@ class Mlp(KnotModel):
             width = config.hidden
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, N_ORGANS * config.knots)
+
+    def featuriser(self) -> Featuriser:
+        return self.features.reads(super().featuriser())
 
     def _fit_features(self, batch: CurveBatch) -> None:
         self.features.fit(batch)

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from perfuse.config import RecurrentConfig
 from perfuse.data.batch import CurveBatch
+from perfuse.models.featuriser import Featuriser
 from perfuse.models.flat import FlatFeatures, node_order
 from perfuse.models.knots import KnotModel
 from perfuse.models.unit_response import Responses
@@ -186,6 +187,9 @@ class Recurrent(KnotModel):
         self.update_time = nn.Linear(4, 3 * hidden, bias=False)
         self.decoder = nn.Linear(hidden, hidden)
         self.head = nn.Linear(hidden, config.knots // config.steps)
+
+    def featuriser(self) -> Featuriser:
+        return self.features.reads(super().featuriser())
 
     def _fit_features(self, batch: CurveBatch) -> None:
         self.features.fit(batch)

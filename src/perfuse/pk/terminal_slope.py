@@ -74,8 +74,8 @@ def terminal_slope(
     log_last = np.log(np.where(n > 0, c[rows, last], 1.0))
     x = np.where(use, t - t[rows, last][:, None], 0.0)
     y = np.where(use, np.log(np.where(use, c, 1.0)) - log_last[:, None], 0.0)
-    m, sx, sy, sxx, sxy, syy = (_tail_sums(v) for v in (use * 1.0, x, y, x * x, x * y, y * y))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # what is not finite then gives no slope
+        m, sx, sy, sxx, sxy, syy = (_tail_sums(v) for v in (use * 1.0, x, y, x * x, x * y, y * y))
         vx, vy, cov = sxx - sx * sx / m, syy - sy * sy / m, sxy - sx * sy / m
         r2 = np.clip(cov * cov / (vx * vy), 0, 1)
         adjusted = 1 - (1 - r2) * (m - 1) / (m - 2)

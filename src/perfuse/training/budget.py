@@ -2,19 +2,21 @@
 
 Everything that the run does counts: starting up, steps, validations, saving, and the last validation and save.
 
-The number of steps that is fixed is stored, so the schedule stays a function of the step. It is made smaller, and
-never larger, only where the machine has become so slow that the deadline would cut the run off with its learning
-rate still high; such a run could not have been the planned one anyway.
+The number of steps that is fixed is stored, so the schedule stays a function of the step. It is made smaller only
+where the machine has become so slow that the deadline would cut the run off with its learning rate still high; such a
+run could not have been the planned one anyway. It is made larger only early on, where the steps that were timed turn
+out to have been slow ones (another program was busy just then), and the cosine has hardly begun.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 from perfuse.config import RunConfig
+from perfuse.training.clock import Clock
 from perfuse.training.record import PlanRecord
+from perfuse.training.world import World
 
 TIMED_STEPS = 20
 """Steps that are timed at least; the first ``_IGNORED_STEPS`` of them warm caches and do not count."""
@@ -22,8 +24,11 @@ _IGNORED_STEPS = 5
 _TIMED_S = 2.0
 _TIMED_SHARE = 0.03
 """Tiny steps are timed for so long, or this share of the budget, since other programs make short samples noisy."""
-_MILESTONES = (0.2, 0.4, 0.6, 0.8, 0.9)
+_MILESTONES = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
 """Shares of the budget at which the plan is held against the clock."""
+_EARLY = 0.25
+_WORTH_GROWING = 1.1
+"""Up to this share of the budget a plan may grow, when the clock allows so many times its steps."""
 _VALIDATION_SHARE = 0.1
 """Unless the user says how often to validate, validation takes at most this share of the time."""
 _SAFETY_S = 0.3
@@ -64,17 +69,18 @@ class Budget:
 
     Args:
         limit_s: Seconds that the run may take in all; None is unlimited.
-        spent_s: Seconds spent by earlier sessions.
-        started: ``time.monotonic()`` at the start of this session.
+        spent_s: Seconds spent so far, by earlier sessions and by this one.
+        clock: Of the run; None is this process's own.
     """
 
-    def __init__(self, limit_s: float | None, spent_s: float = 0.0, started: float | None = None) -> None:
+    def __init__(self, limit_s: float | None, spent_s: float = 0.0, clock: Clock | None = None) -> None:
         self.limit_s = limit_s
-        self._origin = (time.monotonic() if started is None else started) - spent_s
+        self._clock = Clock(World()) if clock is None else clock
+        self._origin = self._clock.now() - spent_s
 
     def elapsed_s(self) -> float:
         """Seconds so far."""
-        return time.monotonic() - self._origin
+        return self._clock.now() - self._origin
 
     def left_s(self) -> float:
         """Seconds left; infinite without a limit."""
@@ -102,7 +108,10 @@ class Pace:
         self._marks = [] if limit_s is None else [m * limit_s for m in _MILESTONES if m * limit_s > self._since[0]]
 
     def affordable_total(self, plan: PlanRecord, step: int) -> int | None:
-        """A smaller total when, at the pace since the last milestone, the planned one is out of reach; else None."""
+        """The total that the pace since the last milestone allows, when another must or may well be planned; else None.
+
+        A smaller one at any milestone, a larger one only early.
+        """
         if not self._marks or plan.total_steps is None or (elapsed := self._budget.elapsed_s()) < self._marks[0]:
             return None
         self._marks = [m for m in self._marks if m > elapsed]
@@ -111,7 +120,11 @@ class Pace:
             return None
         left_s = self._budget.left_s() - Costs(plan.step_s, plan.validation_s, plan.save_s).ending_s
         total = step + max(1, math.floor(left_s * (1 - _SAFETY_SHARE / 3) * (step - since_step) / (elapsed - since_s)))
-        return total if total < plan.total_steps else None
+        if total < plan.total_steps:
+            return total
+        limit_s = self._budget.limit_s
+        is_early = limit_s is not None and elapsed <= _EARLY * limit_s
+        return total if is_early and total > _WORTH_GROWING * plan.total_steps else None
 
 
 class StepTimer:
@@ -140,6 +153,13 @@ class StepTimer:
         return sum(kept) / len(kept)
 
 
+def configured_steps(config: RunConfig, steps_per_epoch: int) -> int | None:
+    """Steps that epochs and ``max_steps`` allow; None where neither is set."""
+    training = config.training
+    by_epochs = None if training.epochs is None else training.epochs * steps_per_epoch
+    return min((n for n in (by_epochs, training.max_steps) if n is not None), default=None)
+
+
 def planned(
     plan: PlanRecord, costs: Costs, config: RunConfig, left_s: float, step: int, steps_per_epoch: int
 ) -> PlanRecord:
@@ -149,7 +169,7 @@ def planned(
     if "validate_every_epochs" not in training.model_fields_set:
         every = choose_validation_interval(costs, steps_per_epoch)
     total = step + affordable_steps(left_s, costs, steps_per_epoch, every)
-    if training.epochs is not None:
-        total = min(total, training.epochs * steps_per_epoch)
+    most = configured_steps(config, steps_per_epoch)
+    total = total if most is None else min(total, most)
     measured = {"step_s": costs.step_s, "validation_s": costs.validation_s, "save_s": costs.save_s}
     return plan.model_copy(update={"total_steps": total, "validate_every_epochs": every, **measured})

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, as_tensor
 
 from perfuse.errors import InputError
-from perfuse.files import write_atomic
+from perfuse.files import own_file, write_atomic
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import Topology
 from perfuse.training.calibration import REPORTED_LEVEL, Calibration
@@ -94,12 +94,12 @@ def load_calibration(
     """
     if not (folder / RECORD_FILE).is_file():
         return None
-    record = _record(_bytes(folder / RECORD_FILE), str(folder))
+    record = _record(_bytes(own_file(folder, RECORD_FILE)), str(folder))
     if record.model_sha256 != model_sha256:
         raise _refused(folder, "belongs to other weights than the checkpoint's")
     if record.topology != topology.name or tuple(record.organs) != ORGANS:
         raise _refused(folder, "is of another organ graph")
-    data = _bytes(folder / TENSOR_FILE)
+    data = _bytes(own_file(folder, TENSOR_FILE))
     if sha256(data).hexdigest() != record.calibration_sha256:
         raise _refused(folder, f"is damaged: the sha256 of {TENSOR_FILE} is not the one in {RECORD_FILE}")
     return _calibration(_tensors(data, folder), record, topology, folder), record

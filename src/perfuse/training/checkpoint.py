@@ -6,7 +6,7 @@
 
 Writing goes to a hidden sibling, is flushed to the disk, and then changes places with the old folder, which is
 called ``<name>.previous`` for the instant between two renames. So at every moment a whole checkpoint exists, and
-the reader looks for it in both places.
+the reader looks for it in both places. What becomes of the old one is the caller's choice (``retention``).
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor
 
 from perfuse.errors import InputError, PerfuseError
+from perfuse.files import own_file, sync_folder
 from perfuse.training import state as typed_json
 from perfuse.training.record import CheckpointState, parse_state
+from perfuse.training.shadow import shadow_of
+from perfuse.training.tensor_file import file_limit, read_tensors, tensor_bytes
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+Tensors: TypeAlias = Mapping[str, Tensor]
 _MAX_STATE_BYTES = 2**28
 _ATTEMPTS = 3
 """Reads of a folder that a running training replaces at the same time."""
@@ -43,18 +48,31 @@ class Checkpoint:
         state: The contents of ``state.json``.
         model: Tensors by the names of the model's ``state_dict``.
         optimizer: Moments and raw weights; empty when they were not asked for.
+        note: What a user should know of how it was found; mostly nothing.
     """
 
     folder: Path
     state: CheckpointState
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    note: str = ""
+
+
+def _delete(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_checkpoint(
-    folder: Path, state: CheckpointState, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]
-) -> None:
+    folder: Path, state: CheckpointState, model: Tensors, optimizer: Tensors,
+    put_away: Callable[[Path], None] = _delete,
+) -> None:  # fmt: skip
     """Write a checkpoint, replacing the one in ``folder`` at once or not at all.
+
+    Args:
+        folder: Where to.
+        state: All but the tensors.
+        model, optimizer: The tensors.
+        put_away: Takes the old checkpoint away, once the new one is on the disk.
 
     Raises:
         PerfuseError: if the disk is full or the folder cannot be written; the old checkpoint is then untouched.
@@ -70,8 +88,8 @@ def save_checkpoint(
             contents[STATE_FILE] = typed_json.dumps(record.model_dump()).encode()
             for name, data in contents.items():
                 _write_durably(new / name, data)
-            _sync_folder(new)
-            _swap(new, folder)
+            sync_folder(new)
+            _swap(new, folder, put_away)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
@@ -82,12 +100,14 @@ def _named_failures(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = " (free some space and use --resume)" if error.errno == errno.ENOSPC else ""
-        reason = error.strerror or str(error)
-        raise PerfuseError(f"cannot save the checkpoint {folder}: {reason}; the one before is kept{hint}") from None
+        kept = any(find_checkpoint(place) is not None for place in (folder, folder.with_name("last")))
+        rest = "what was saved before is kept" if kept else "nothing has been saved yet"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            rest += " (free some space and use --resume)"
+        raise PerfuseError(f"cannot save the checkpoint {folder}: {error.strerror or error}; {rest}") from None
 
 
-def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def _tensor_bytes(tensors: Tensors) -> bytes:
     from safetensors.torch import save
 
     return save({name: _owned(t) for name, t in tensors.items()})
@@ -106,25 +126,20 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def previous_of(folder: Path) -> Path:
     """Where the old checkpoint is between the two renames of a swap."""
     return folder.with_name(f"{folder.name}.previous")
 
 
-def _swap(new: Path, folder: Path) -> None:
+def _swap(new: Path, folder: Path, put_away: Callable[[Path], None]) -> None:
+    """Let ``new`` become ``folder``; at every moment one of ``folder`` and its ``previous_of`` is whole."""
     previous = previous_of(folder)
+    if folder.exists() and previous.exists():  # an earlier swap was cut short: keep the newer one that is whole
+        if is_whole(folder):
+            put_away(previous)
+        else:
+            _delete(folder)
     if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
     try:
         new.rename(folder)
@@ -132,13 +147,30 @@ def _swap(new: Path, folder: Path) -> None:
         if previous.exists() and not folder.exists():
             previous.rename(folder)
         raise
-    _sync_folder(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    sync_folder(folder.parent)
+    if previous.exists():
+        put_away(previous)
 
 
 def find_checkpoint(folder: Path) -> Path | None:
     """The folder that holds the checkpoint called ``folder``: itself, or what an interrupted swap left; else None."""
     return next((f for f in (folder, previous_of(folder)) if (f / STATE_FILE).is_file()), None)
+
+
+def is_whole(folder: Path | None) -> bool:
+    """Whether every file of this very folder can be read and has the sha256 that its ``state.json`` says."""
+    try:
+        return folder is not None and bool(_read(folder, with_optimizer=True).state.files)
+    except (InputError, OSError):
+        return False
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step that a checkpoint was saved after, from its ``state.json`` alone; None where that cannot be read."""
+    try:
+        return _read_state(folder).progress.step
+    except (InputError, OSError):
+        return None
 
 
 def load_checkpoint(folder: Path, with_optimizer: bool = False) -> Checkpoint:
@@ -165,8 +197,8 @@ def load_checkpoint(folder: Path, with_optimizer: bool = False) -> Checkpoint:
     raise AssertionError("unreachable")
 
 
-def _read(folder: Path, with_optimizer: bool) -> Checkpoint:
-    path = folder / STATE_FILE
+def _read_state(folder: Path) -> CheckpointState:
+    path = own_file(folder, STATE_FILE)
     size = path.stat().st_size
     if size > _MAX_STATE_BYTES:
         raise InputError(STATE_FILE, "is too large", value=size, unit="bytes", allowed=f"<= {_MAX_STATE_BYTES}")
@@ -174,25 +206,17 @@ def _read(folder: Path, with_optimizer: bool) -> Checkpoint:
         raw = typed_json.loads(path.read_bytes().decode("utf-8"))
     except (typed_json.StateError, UnicodeDecodeError) as error:
         raise InputError(STATE_FILE, str(error)[:200], where=str(folder)) from None
-    state = parse_state(raw, str(folder))
+    return parse_state(raw, str(folder))
+
+
+def _read(folder: Path, with_optimizer: bool) -> Checkpoint:
+    state = _read_state(folder)
     model = _read_tensors(folder, MODEL_FILE, state)
     optimizer = _read_tensors(folder, OPTIMIZER_FILE, state) if with_optimizer else {}
     return Checkpoint(folder, state, model, optimizer)
 
 
 def _read_tensors(folder: Path, name: str, state: CheckpointState) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    path = folder / name
-    if not path.is_file():
-        raise InputError(name, "is missing from the checkpoint", where=str(folder))
-    data = path.read_bytes()
-    if sha256(data).hexdigest() != state.files.get(name):
-        raise InputError(
-            name, "is damaged or of another checkpoint: its sha256 is not the one in state.json", where=str(folder)
-        )
-    try:
-        return load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(name, f"is no readable safetensors file: {str(error)[:120]}", where=str(folder)) from None
+    """Tensors of a file that may be as large as the configuration's model needs: the optimiser's, thrice that."""
+    payload = tensor_bytes(shadow_of(state)) * (1 if name == MODEL_FILE else 3)
+    return read_tensors(folder, name, state.files.get(name), file_limit(payload))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from perfuse.errors import InputError
-from perfuse.files import write_atomic
+from perfuse.files import own_file, write_atomic
 from perfuse.pk.topology import Topology
 from perfuse.training.distance import TrainingDistance, distance_from
 from perfuse.training.record import CheckpointState
@@ -49,7 +49,7 @@ def load_distance(run: Path, key: str, topology: Topology) -> TrainingDistance |
     """
     from safetensors import SafetensorError, safe_open
 
-    path = run / DISTANCE_FILE
+    path = own_file(run, DISTANCE_FILE)
     if not path.is_file():
         return None
     if path.stat().st_size > _MAX_BYTES:

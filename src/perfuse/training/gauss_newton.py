@@ -63,13 +63,16 @@ _SAMPLE_STREAM = 0x6A55
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went: mean squared error of ln C before and after, iterations, curves, seconds."""
+    """How a fit went: mean squared error of ln C before and after, iterations, curves, seconds, and whether the clock
+    ended it.
+    """
 
     before: float
     after: float
     iterations: int
     curves: int
     seconds: float
+    was_cut: bool = False
 
     def line(self) -> str:
         """For the console."""
@@ -162,7 +165,9 @@ def fit_exponents(
             break
     whole.set(best)
     iterations += _minimise(whole, max_iterations, over)
-    return FitReport(first, whole.loss(), iterations, len(batch), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    was_cut = max_seconds is not None and seconds > max_seconds
+    return FitReport(first, whole.loss(), iterations, len(batch), seconds, was_cut)
 
 
 def _scout(whole: _Problem, attempt: int, reach: float, max_iterations: int, over: Callable[[], bool]) -> int:

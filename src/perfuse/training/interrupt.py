@@ -1,19 +1,24 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to finish its step, save and leave; a second one aborts at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks the loop to finish its step, save and leave; a second aborts at once.
+
+SIGHUP, which a closed terminal sends, counts unless it is ignored already, as under ``nohup``. An abort leaves the
+last checkpoint: one that is being written is dropped, or found by the next reader where it lies.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 from perfuse.errors import PerfuseError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(s for name in ("SIGINT", "SIGTERM", "SIGHUP") if (s := getattr(signal, name, None)) is not None)
 
 
 class Interrupted(PerfuseError):
-    """Training was asked to stop and has saved; ``exit_code`` is 128 + the signal's number (130 or 143)."""
+    """Training was asked to stop and has saved; ``exit_code`` is 128 + the signal's number (130, 143, 129)."""
 
     def __init__(self, signal_number: int, text: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}: {text}")
@@ -36,7 +41,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -48,7 +55,11 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
         self.received = number
         if self._announce is not None:
-            self._announce(f"{signal.Signals(number).name}: finishing the step and saving; once more aborts at once")
+            text = f"{signal.Signals(number).name}: finishing the step and saving; once more aborts at once"
+            with suppress(OSError):  # the terminal may be gone
+                self._announce(text)

@@ -1,26 +1,31 @@
 """When and what a run saves: ``last`` to go on from, ``best`` to use.
 
 A better model is copied in memory at once and written at most every few seconds, since tiny runs improve many
-times a second. ``last`` is never written before the ``best`` it speaks of, so a crash leaves a consistent pair.
+times a second. ``last`` is never written before the ``best`` and the lines of ``metrics.jsonl`` it speaks of are on
+the disk, so a crash leaves what belongs together.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from perfuse.errors import InputError
+from perfuse.errors import InputError, PerfuseError
 from perfuse.models.base import CurveModel
 from perfuse.training.checkpoint import Checkpoint, save_checkpoint
 from perfuse.training.ema import Ema
-from perfuse.training.load import load_weights
+from perfuse.training.load import check_featuriser, load_weights
+from perfuse.training.logs import METRICS_FILE
 from perfuse.training.optimizer import load_optimizer_tensors, optimizer_tensors
 from perfuse.training.record import CheckpointState
+from perfuse.training.retention import BEST, save_last
 
 SAVE_INTERVAL_S = 10.0
 """At most this much of a run's time passes between saves at the ends of its epochs."""
@@ -53,6 +58,7 @@ class Learner:
         """
         where = str(checkpoint.folder)
         load_weights(self.model, checkpoint.model, where)
+        check_featuriser(checkpoint.state.featuriser, self.model, where)
         raw = {k.removesuffix(_RAW): t for k, t in checkpoint.optimizer.items() if k.endswith(_RAW)}
         moments = {k: t for k, t in checkpoint.optimizer.items() if not k.endswith(_RAW)}
         if self.ema is not None:
@@ -91,19 +97,39 @@ class Keeper:
     def save_best(self) -> None:
         """Write the best model if it is not on the disk yet."""
         if self._best is not None:
-            save_checkpoint(self._run / "best", *self._best)
+            save_checkpoint(self._run / BEST, *self._best)
             self._best = None
 
     def save_last(self) -> None:
-        """Write ``best`` if need be, then ``last``."""
-        self.save_best()
-        save_checkpoint(self._run / "last", self._state_of(), *self._learner.tensors())
-        self._saved = time.monotonic()
+        """Write ``best`` if need be, then ``last``.
 
-    def save_if_due(self, end_of_epoch: bool) -> bool:
-        """Save when it is time; mid-epoch that is seldom. Returns whether it did."""
+        Raises:
+            PerfuseError: when the disk refuses; or when the run's folder has been deleted or moved. What has been
+                learnt is saved in a new one then.
+        """
+        is_gone = not self._run.is_dir()
+        self.save_best()
+        with suppress(OSError):  # a log on a dying disk is no reason to lose the checkpoint too
+            _sync(self._run / METRICS_FILE)
+        state = self._state_of()
+        save_last(self._run, state, *self._learner.tensors())
+        self._saved = time.monotonic()
+        if is_gone:
+            raise PerfuseError(
+                f"the folder {self._run} disappeared while the run was writing to it; "
+                f"step {state.progress.step} is saved there again, and --resume continues from it"
+            )
+
+    def is_due(self, end_of_epoch: bool) -> bool:
+        """Whether it is time to save; mid-epoch that is seldom."""
         interval = min(SAVE_INTERVAL_S, self._every_s) if end_of_epoch else self._every_s
-        if time.monotonic() - self._saved < interval:
-            return False
-        self.save_last()
-        return True
+        return time.monotonic() - self._saved >= interval
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content on the disk, whoever wrote it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from perfuse.config import RunConfig
 from perfuse.errors import InputError
-from perfuse.models import build_model, model_class
 from perfuse.models.base import CurveModel
+from perfuse.models.featuriser import Featuriser
 from perfuse.pk.physiology import ORGANS
 from perfuse.pk.topology import get_topology
 from perfuse.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from perfuse.training.record import UNITS, CheckpointState
+from perfuse.training.shadow import built, shadow_of
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,27 @@ def model_of(checkpoint: Checkpoint) -> CurveModel:
             "checkpoint elimination_names", "differ from the topology's", value=",".join(state.elimination_names),
             allowed=",".join(topology.elimination_names), where=where,
         )  # fmt: skip
-    model_class(state.config.model)  # imported first: tensors that modules make as they load must have contents
-    with torch.device("meta"):
-        check_weights(build_model(state.config.model, topology), checkpoint.model, where)
-    model = build_model(state.config.model, topology)
+    shadow = shadow_of(state)
+    check_weights(shadow, checkpoint.model, where)
+    check_featuriser(state.featuriser, shadow, where)
+    model = built(state.config, topology)
     load_weights(model, checkpoint.model, where)
     return model
+
+
+def check_featuriser(saved: Featuriser | None, model: CurveModel, where: str) -> None:
+    """Whether a model reads what the one that was saved did; where that was not recorded (schema 1), nothing is known.
+
+    Raises:
+        InputError: naming the first difference.
+    """
+    difference = saved.first_difference(model.featuriser()) if saved is not None else None
+    if difference is not None:
+        at, before, now = difference
+        raise InputError(
+            f"checkpoint featuriser: {at}", "is not what this version reads", value=before, allowed=now,
+            hint="use the version that wrote it, or train again", where=where,
+        )  # fmt: skip
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -7,6 +7,9 @@
             clip, update, average the weights
         validate, keep the best, go on, or stop
 
+Several processes run the same loop, each on its share of every micro-batch: they add up gradients and losses in one
+exchange per step (``exchange``), and decide alike because they decide on what all of them know. The first one writes.
+
 Per step the loop waits for the device once: for the losses and the gradient norm together. (Models look at doses and
 time grids on the host; with a batch on a GPU that waits too.)
 """
@@ -15,57 +18,29 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Generator, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, nullcontext, suppress
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
 from perfuse.config import RunConfig
-from perfuse.data.loader import CurveLoader, LoadedBatch
+from perfuse.data.loader import LoadedBatch
 from perfuse.errors import PerfuseError
 from perfuse.training.budget import Budget, Costs, Pace, StepTimer, planned
+from perfuse.training.exchange import StepSums
 from perfuse.training.interrupt import Interrupted, Interruption
-from perfuse.training.keeper import Keeper, Learner
-from perfuse.training.logs import RunLogs
-from perfuse.training.loss import CurveLoss
-from perfuse.training.optimizer import clip_gradients, gradient_norm, gradients, set_learning_rates
-from perfuse.training.precision import LossScaler
+from perfuse.training.keeper import Keeper
+from perfuse.training.logs import Line, RunLogs
 from perfuse.training.progress import ProgressDisplay
 from perfuse.training.record import CheckpointState, IntervalRecord, PlanRecord, PlateauRecord, ProgressRecord
 from perfuse.training.rng import capture_rng
-from perfuse.training.schedule import Schedule
-from perfuse.training.validation import Autocast, ValidationResult, Validator, bad_curves
+from perfuse.training.step import NonFiniteError, Parts, Stepper, named_curves
+from perfuse.training.validation import ValidationResult
+from perfuse.training.world import LostProcess
 
 Ending: TypeAlias = Literal["", "completed", "early", "deadline"]
-_SHOWN_CURVES = 5
-
-
-class NonFiniteError(PerfuseError):
-    """A loss or gradient that is NaN or infinite; the weights have not been touched by it."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the loop works with; ``run.py`` puts it together."""
-
-    learner: Learner
-    loss: CurveLoss
-    schedule: Schedule
-    scaler: LossScaler
-    loader: CurveLoader
-    validator: Validator
-    device: torch.device
-    autocast: Autocast
-
-
-def named_curves(names: Sequence[str]) -> str:
-    """At most five names and how many there are."""
-    more = f" and {len(names) - _SHOWN_CURVES} more" if len(names) > _SHOWN_CURVES else ""
-    return ", ".join(names[:_SHOWN_CURVES]) + more
 
 
 class Trainer:
@@ -81,11 +56,13 @@ class Trainer:
         logs: Metrics.
         display: Progress for the user.
         interruption: Signals.
+        on_validation: Called in the first process with every line of metrics.
     """
 
     def __init__(
         self, parts: Parts, config: RunConfig, template: CheckpointState, plan: PlanRecord,
         progress: ProgressRecord, budget: Budget, logs: RunLogs, display: ProgressDisplay, interruption: Interruption,
+        on_validation: Callable[[Mapping[str, object]], None] | None = None,
     ) -> None:  # fmt: skip
         self.parts = parts
         self.config = config
@@ -98,9 +75,13 @@ class Trainer:
         self._logs = logs
         self._display = display
         self._interruption = interruption
+        self._on_validation = on_validation
+        self._world, self._clock = parts.world, parts.clock
+        self._step = Stepper(parts, config, progress, logs, display, self._asks)
+        self._step.total_steps = plan.total_steps
         self._timer = StepTimer()
         self._pace = Pace(budget, progress.step)
-        self._mark = time.monotonic()
+        self._mark = parts.clock.now()
         self._curves = 0
 
     @property
@@ -134,18 +115,34 @@ class Trainer:
         """
         self.keeper = keeper
         self.parts.learner.model.train()
-        self._mark = time.monotonic()
+        self._mark = self._clock.now()
         ending: Ending = ""
         try:
             while not ending:
                 ending = self._train_epoch()
                 ending = self._close_epoch(ending)
+            self.progress.stopped = ending
+            self._save_last()
         except NonFiniteError:
-            keeper.save_best()
+            self._world.on_main(keeper.save_best)
             raise
-        self.progress.stopped = ending
-        keeper.save_last()
+        except LostProcess as lost:
+            self._save_after_loss(lost)
         return ending
+
+    def _save_after_loss(self, lost: LostProcess) -> None:
+        """Another process is gone. No step is half done: gradients are exchanged before anything changes.
+
+        Raises:
+            LostProcess: saying, in the process that saves, how to go on.
+        """
+        step = self.progress.step
+        self._logs.event("rank_lost", level="error", step=step, reason=str(lost))
+        if not self._world.is_main:
+            raise lost
+        self._keeper().save_last()
+        words = f"{lost}; saved after step {step}; the same command with --resume continues from there"
+        raise LostProcess(words) from lost
 
     def validate_start(self, keeper: Keeper) -> None:
         """Score what a run starts from, where that may already be the best there is."""
@@ -162,10 +159,10 @@ class Trainer:
             return ending
         with closing(self._groups()) as groups:
             for micros in groups:
-                self._update(micros)
+                sums = self._step(micros)
                 self.progress.batch += len(micros)
                 self.progress.step += 1
-                self._after_step(sum(len(m.rows) for m in micros))
+                self._after_step(sums)
                 if ending := self._ending():
                     return ending
         return ""
@@ -176,52 +173,91 @@ class Trainer:
             return
         epoch = self.parts.loader.epoch(self.progress.epoch, self.progress.batch)
         try:
-            while micros := list(itertools.islice(epoch, self.config.training.accumulate)):
+            while micros := self._read(epoch):
                 yield micros
         finally:
             if isinstance(epoch, Generator):  # ends its thread
                 epoch.close()
+
+    def _asks(self) -> tuple[bool, bool]:
+        """Whether this process is to stop, and whether it is time to save."""
+        return self._interruption.received is not None, self._keeper().is_due(end_of_epoch=False)
+
+    def _read(self, epoch: Iterator[LoadedBatch]) -> list[LoadedBatch]:
+        """The next group; what has been learnt is saved when the data have become unreadable."""
+        try:
+            return list(itertools.islice(epoch, self.config.training.accumulate))
+        except PerfuseError:
+            if self._world.is_main and self.progress.step:
+                with suppress(PerfuseError):  # the first trouble is the one to tell
+                    self._keeper().save_last()
+                self._display.note(f"saved after step {self.progress.step}: --resume continues once the data are whole")
+            raise
 
     def _ending(self) -> Ending:
         if self.plan.total_steps is not None and self.progress.step >= self.plan.total_steps:
             return "completed"
         return "deadline" if self.budget.is_over(self.plan) else ""
 
-    def _after_step(self, curves: int) -> None:
-        now = time.monotonic()
+    def _after_step(self, sums: StepSums) -> None:
+        now = self._clock.now()
         seconds, self._mark = now - self._mark, now
         self.progress.interval.train_s += seconds
-        self.progress.interval.curves += curves
-        self._curves += curves
-        if self._interruption.received is not None:
-            self._leave(self._interruption.received)
+        self.progress.interval.curves += sums.curves
+        self._curves += sums.curves
+        if sums.is_interrupted or (self._world.is_alone and self._interruption.received is not None):
+            self._leave(self._interruption.received or signal.SIGTERM)
         if self.plan.total_steps is None:
             self._timer.add(seconds)
             if self._timer.is_enough(self.budget):
                 self._fix_length()
         elif total := self._pace.affordable_total(self.plan, self.progress.step):
-            self._display.note(f"slower than measured: {total} steps instead of {self.plan.total_steps}")
-            self._set_plan(self.plan.model_copy(update={"total_steps": total}))
-        if self._keeper().save_if_due(end_of_epoch=False):
-            self._mark = time.monotonic()
+            pace = "slower" if total < self.plan.total_steps else "faster"
+            self._display.note(f"{pace} than measured: {total} steps instead of {self.plan.total_steps}")
+            self._set_plan(self.plan.model_copy(update={"total_steps": total, "changes": self.plan.changes + 1}))
+            self._logs.event("plan_changed", step=self.progress.step, total_steps=total)
+        if sums.is_save_due:
+            self._save_last()
+            self._mark = self._clock.now()
         if self._display.due:
             self._show()
+        self._logs.alive(step=self.progress.step)
 
     def _close_epoch(self, ending: Ending) -> Ending:
         """Validate when it is time, move on to the next epoch, and decide on early stopping."""
         progress, patience = self.progress, self.config.training.early_stopping_patience
         is_complete = progress.batch >= len(self.parts.loader)
         is_due = is_complete and (progress.epoch + 1) % self.plan.validate_every_epochs == 0
-        if (is_due or ending) and progress.validated_step != progress.step:
-            self._validate()
+        if is_due or ending:
+            if progress.validated_step != progress.step:
+                self._validate()
             if not ending and patience and progress.epoch - max(progress.best_epoch, 0) >= patience:
                 ending = "early"
         if is_complete:
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        if not ending:
-            self._keeper().save_if_due(end_of_epoch=True)
-        self._mark = time.monotonic()
+        if not ending and self._world.agree([self._keeper().is_due(end_of_epoch=True)])[0]:
+            self._save_last()
+        self._clock.meet()
+        self._mark = self._clock.now()
         return ending
+
+    def _save_last(self) -> None:
+        """Have the first process write, after a look whether all have the same weights, as they must.
+
+        Raises:
+            PerfuseError: if they have not, or the disk refuses.
+        """
+        if not self._world.is_alone:
+            weights = self.parts.learner.model.state_dict().values()
+            mine = b"".join(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for t in weights)
+            if self._world.differs(mine):
+                raise PerfuseError(
+                    f"the processes' weights have come apart before step {self.progress.step}: a machine computes "
+                    "wrongly, or they run different versions; the save before is kept"
+                )
+        self._world.on_main(self._keeper().save_last)
+        self._logs.event("checkpoint_saved", which="last", step=self.progress.step)
+        self._clock.meet()
 
     def _keeper(self) -> Keeper:
         if self.keeper is None:
@@ -229,85 +265,11 @@ class Trainer:
         return self.keeper
 
     def _leave(self, signal_number: int) -> None:
-        self._keeper().save_last()
+        self._save_last()
+        self._logs.event("interrupted", level="warning", step=self.progress.step, signal=signal_number)
         raise Interrupted(
             signal_number,
             f"saved after step {self.progress.step}; the same command with --resume continues from there",
-        )
-
-    # -- one step ----------------------------------------------------------------------------------------------
-
-    def _update(self, micros: Sequence[LoadedBatch]) -> None:
-        """One optimiser step on a group of micro-batches: the gradient is that of the joint batch.
-
-        The weights depend on masks alone, so the joint weight is known before the first backward pass. Several
-        processes would sum it over all of them here, and multiply by their number what DDP will average.
-        """
-        parts, learner = self.parts, self.parts.learner
-        known = [parts.loss.weight(m.batch) for m in micros]
-        joint = sum(w.total for w in known) or 1.0  # no value counts: the gradient is zero
-        learner.optimizer.zero_grad(set_to_none=True)
-        totals = []
-        for micro, weight in zip(micros, known, strict=True):
-            batch = micro.batch if parts.device.type == "cpu" else micro.batch.to(parts.device)
-            with parts.autocast():
-                pred = learner.model(batch)
-            part = parts.loss(pred, batch, weight.has_censored)
-            parts.scaler.scale(part.total / joint).backward()
-            totals.append(part.total.detach())
-        parts.scaler.unscale(learner.optimizer)
-        grads = gradients(learner.model)
-        *losses, norm = _on_host([*totals, gradient_norm(grads)])
-        if not all(math.isfinite(value) for value in losses):
-            raise self._non_finite("loss", micros)
-        interval = self.progress.interval
-        interval.loss_total += sum(losses)
-        interval.loss_weight += sum(w.total for w in known)
-        if not math.isfinite(norm):
-            self._skip(micros)
-            return
-        clip_gradients(grads, norm, self.config.optimizer.clip)
-        step = self.progress.step
-        set_learning_rates(learner.optimizer, parts.schedule.lr(step), step, self.plan.total_steps)
-        learner.optimizer.step()
-        parts.scaler.update()
-        if learner.ema is not None:
-            learner.ema.update()
-        interval.norm_total += norm
-        interval.norm_max = max(interval.norm_max, norm)
-        interval.updates += 1
-        self.progress.skipped_in_row = 0
-
-    def _skip(self, micros: Sequence[LoadedBatch]) -> None:
-        """An infinite gradient: with fp16 a scale that was too high, otherwise the end."""
-        if not self.parts.scaler.enabled:
-            raise self._non_finite("gradient", micros)
-        self.parts.scaler.update()
-        progress = self.progress
-        progress.skipped_in_row += 1
-        progress.skipped_steps += 1
-        scale = self.parts.scaler.state()["scale"]
-        self._logs.note("skipped_step", scale, progress.step)
-        self._display.note(f"step {progress.step}: fp16 overflow, step skipped, loss scale now {scale:g}")
-        if progress.skipped_in_row >= self.config.training.max_skipped_steps:
-            raise self._non_finite(f"gradient ({progress.skipped_in_row} fp16 overflows in a row)", micros)
-
-    def _non_finite(self, what: str, micros: Sequence[LoadedBatch]) -> NonFiniteError:
-        """The error, naming the curves whose loss is not finite, or all of the step's."""
-        parts = self.parts
-        guilty: list[str] = []
-        if what == "loss":
-            with torch.no_grad():
-                for micro in micros:
-                    batch = micro.batch.to(parts.device)
-                    with parts.autocast():
-                        pred = parts.learner.model(batch)
-                    guilty += bad_curves(parts.loss, pred, micro)
-        names = guilty or [str(name) for m in micros for name in m.curve_id]
-        return NonFiniteError(
-            f"the {what} is not finite in epoch {self.progress.epoch + 1}, step {self.progress.step}, "
-            f"{len(names)} {'curve' if len(names) == 1 else 'curves'}: {named_curves(names)}; "
-            "no weight was changed by it (a lower learning rate, or a look at these curves, may help)"
         )
 
     # -- validation and length -----------------------------------------------------------------------------------
@@ -317,8 +279,7 @@ class Trainer:
         with learner.ema.applied() if learner.ema is not None else nullcontext():
             result = self.parts.validator(learner.model, lambda: self._interruption.received is not None)
         if result is None:
-            assert self._interruption.received is not None
-            self._leave(self._interruption.received)
+            self._leave(self._interruption.received or signal.SIGTERM)
             raise AssertionError("unreachable")
         return result
 
@@ -335,10 +296,11 @@ class Trainer:
         if result.loss < progress.best_val_loss:
             progress.best_val_loss, progress.best_step = result.loss, progress.step
             progress.best_epoch = progress.epoch if progress.step else -1
-            self._keeper().take_best()
+            if self._world.is_main:
+                self._keeper().take_best()
         self._display.validated(result.loss)
         updates = max(interval.updates, 1)
-        self._logs.write(
+        self._told(
             {
                 **result.metrics,
                 "epoch": progress.epoch + 1 if progress.step else 0,
@@ -355,27 +317,45 @@ class Trainer:
             }
         )
 
+    def _told(self, line: Line) -> None:
+        """Log a validation, and tell whoever follows the run; what they raise ends it, with everything saved."""
+        self._logs.write(line)
+        self._logs.event("validated", epoch=line["epoch"], step=line["step"], val_loss=line["val_loss"])
+        if self._on_validation is not None and self._world.is_main:
+            try:
+                self._on_validation(line)
+            except BaseException:
+                self._keeper().save_last()
+                raise
+
     def _fix_length(self) -> None:
         """Time a validation and a save, and fix how many steps the budget allows and how often to validate.
 
         What has been trained so far was trained at the full rate, so the cosine begins here.
         """
-        start = time.monotonic()
+        start = self._now()
         self._score()  # the first one fills caches, and must not count where it is short
-        warm = time.monotonic()
+        warm = self._now()
         self._validate()
-        scored = time.monotonic()
-        self._keeper().save_last()
-        saved = time.monotonic()
+        scored = self._now()
+        self._save_last()
+        saved = self._now()
         costs = Costs(self._timer.mean_s(), min(warm - start, scored - warm), saved - scored)
         self.plan = planned(
             self.plan, costs, self.config, self.budget.left_s(), self.progress.step, self.steps_per_epoch
         )
         self._set_plan(self.plan.model_copy(update={"cosine_start": max(self.plan.cosine_start, self.progress.step)}))
-        self._mark = time.monotonic()
+        self._logs.event("plan_fixed", step=self.progress.step, total_steps=self.plan.total_steps, step_s=costs.step_s)
+        self._mark = self._now()
+
+    def _now(self) -> float:
+        """This moment, alike in all processes."""
+        self._clock.meet()
+        return self._clock.now()
 
     def _set_plan(self, plan: PlanRecord) -> None:
         self.plan = plan
+        self._step.total_steps = plan.total_steps
         self.parts.schedule.set_length(plan.total_steps, plan.cosine_start)
 
     def _show(self) -> None:
@@ -388,8 +368,3 @@ class Trainer:
             train_loss=interval.loss_total / interval.loss_weight if interval.loss_weight else math.nan,
             lr=self.parts.schedule.lr(max(progress.step - 1, 0)), curves=self._curves, left_s=left,
         )  # fmt: skip
-
-
-def _on_host(values: Sequence[Tensor]) -> list[float]:
-    """Scalars of one device as numbers, waiting once."""
-    return torch.stack([v.to(torch.float64) for v in values]).tolist()

@@ -1,33 +1,16 @@
 """Device and mixed precision.
 
-Lightning Fabric picks the device, launches processes and gives the autocast context. Its wrapped ``forward`` and
-``optimizer_step`` are left alone: they cast every input to bfloat16 and every output to float32, where volumes,
-flows and times must stay float64, and they hide the loss scaling that the loop has to see.
-
 Mixed precision concerns hidden layers; rate constants, propagation and loss stay in float32 or float64, which the
 models and the loss see to themselves.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from typing import TYPE_CHECKING, Literal
-
 import torch
 from torch import Tensor
 
 from perfuse.config import TrainingConfig
 from perfuse.errors import InputError
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-_FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "32": "32-true",
-    "bf16": "bf16-mixed",
-    "16": "16-mixed",
-}
 
 
 def check_device(device: str, field: str) -> None:
@@ -66,23 +49,6 @@ def pick_device(config: TrainingConfig) -> str:
     if config.precision == "16" and device == "cpu":
         raise InputError("training.precision", "needs a CUDA device", value="16", allowed="32 or bf16 on a CPU")
     return device
-
-
-def make_fabric(config: TrainingConfig) -> Fabric:
-    """A launched Fabric on one device.
-
-    Raises:
-        InputError: as ``pick_device``.
-    """
-    device = pick_device(config)
-    if device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr
-    fabric = Fabric(accelerator=device, devices=1, precision=_FABRIC_PRECISION[config.precision])
-    fabric.launch()
-    return fabric
 
 
 class LossScaler:

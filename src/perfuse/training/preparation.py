@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import uuid
+from collections.abc import Generator
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from perfuse.data.loader import CurveLoader
 from perfuse.data.split import Split
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
+from perfuse.models.featuriser import Featuriser
 from perfuse.pk.physiology import ORGANS
-from perfuse.training.budget import TIMED_STEPS
+from perfuse.training.budget import TIMED_STEPS, configured_steps
 from perfuse.training.loss import CurveLoss
+from perfuse.training.processes import Place
 from perfuse.training.record import (
     UNITS,
     CheckpointState,
@@ -27,7 +31,8 @@ from perfuse.training.record import (
 )
 from perfuse.training.rng import capture_rng
 from perfuse.training.schedule import effective_warmup
-from perfuse.training.validation import MetricFunction, Validator
+from perfuse.training.validation import Metric, Validator
+from perfuse.training.world import World
 
 _NORMALISATION_CURVES = 4096
 """Statistics are taken from at most this many training curves, drawn by the run's seed."""
@@ -45,15 +50,16 @@ def first_plan(config: RunConfig, steps_per_epoch: int) -> PlanRecord:
         # The cosine must not have begun while the length is unknown: it starts after the timed steps.
         warmup = config.schedule.warmup_steps
         return PlanRecord(
-            total_steps=None, warmup_steps=warmup, cosine_start=max(warmup, TIMED_STEPS),
+            total_steps=None, warmup_steps=warmup,
+            cosine_start=max(warmup, TIMED_STEPS, config.schedule.cosine_start),
             validate_every_epochs=training.validate_every_epochs,
         )  # fmt: skip
-    assert training.epochs is not None
-    total = training.epochs * steps_per_epoch
-    warmup = effective_warmup(config.schedule, total)
+    total = configured_steps(config, steps_per_epoch)
+    assert total is not None
     return PlanRecord(
-        total_steps=total, warmup_steps=warmup, cosine_start=0, validate_every_epochs=training.validate_every_epochs
-    )
+        total_steps=total, warmup_steps=effective_warmup(config.schedule, total),
+        cosine_start=config.schedule.cosine_start, validate_every_epochs=training.validate_every_epochs,
+    )  # fmt: skip
 
 
 def normalisation_rows(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -64,36 +70,49 @@ def normalisation_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def loaders(
-    source: CurveSource, split: Split, config: RunConfig, loss: CurveLoss, device: torch.device,
-    autocast: object, validate: MetricFunction | None,
-) -> tuple[CurveLoader, Validator]:  # fmt: skip
-    """Training and validation curves.
+    source: CurveSource, split: Split, config: RunConfig, loss: CurveLoss, place: Place, metric: Metric | None
+) -> tuple[CurveLoader, Validator]:
+    """Training and validation curves; every process gets its share of each batch.
 
     Raises:
         InputError: for a part without a value that counts.
     """
     assert config.training.batch_size is not None
+    world = place.world
     batch_size = min(config.training.batch_size, len(split.train))
-    loader = CurveLoader(source, split.train, batch_size, config.seed)
-    n_validation = len(split.validation)
+    loader = CurveLoader(source, split.train, batch_size, config.seed, rank=world.rank, world_size=world.size)
+    calm_size = min(max(batch_size, _VALIDATION_BATCH), len(split.validation))
     calm = CurveLoader(
-        source, split.validation, min(max(batch_size, _VALIDATION_BATCH), n_validation), 0, shuffle=False
-    )
+        source, split.validation, calm_size, 0, shuffle=False, rank=world.rank, world_size=world.size
+    )  # fmt: skip
     for name, part in (("training", loader), ("validation", calm)):
-        if not any(loss.weight(loaded.batch).total > 0 for loaded in part.epoch(0)):
+        if not _counts(part, loss, world):
             raise InputError(
                 f"{name} split", "has no value that counts",
                 allowed="observed at t > 0 and >= LOQ, in an organ with a weight > 0",
             )  # fmt: skip
-    return loader, Validator(calm, loss, device, autocast, validate)  # type: ignore[arg-type]
+    return loader, Validator(calm, loss, place.device, place.autocast, metric, world)
+
+
+def _counts(part: CurveLoader, loss: CurveLoss, world: World) -> bool:
+    """Whether any value counts, in any process's share."""
+    batches = part.epoch(0)
+    try:
+        return any(world.any(loss.weight(loaded.batch).total > 0) for loaded in batches)
+    finally:
+        if isinstance(batches, Generator):  # ends its thread
+            batches.close()
 
 
 def run_template(
     source: CurveSource, config: RunConfig, data: DataRecord, split: Split, plan: PlanRecord,
-    saved: CheckpointState | None,
+    saved: CheckpointState | None, world: World, featuriser: Featuriser,
 ) -> CheckpointState:  # fmt: skip
     """The state that a run's checkpoints start from; what moves on is replaced when saving."""
+    run_id = uuid.uuid4().hex if saved is None else saved.run_id
     return CheckpointState(
+        run_id=world.agree_bytes(run_id.encode()).decode(),
+        processes=world.size,
         code_version=perfuse.__version__,
         torch_version=torch.__version__,
         config=config,
@@ -101,6 +120,7 @@ def run_template(
         elimination_names=source.topology.elimination_names,
         organs=ORGANS,
         units=UNITS,
+        featuriser=featuriser,
         data=data,
         split=split_record(source, split),
         plan=plan,

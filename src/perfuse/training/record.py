@@ -11,11 +11,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perfuse.config import RunConfig
+from perfuse.data.names import NameCodes, name_codes
 from perfuse.data.split import Split
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
+from perfuse.models.featuriser import Featuriser
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 UNITS = {"concentration": "mg/L", "time": "h", "dose": "mg", "volume": "L", "flow": "L/h", "clearance": "L/h"}
 
 
@@ -84,6 +86,10 @@ class PlanRecord(_Record):
     validation_s: float = 0.0
     """Seconds for one validation, as measured for a budget."""
     save_s: float = 0.0
+    changes: int = Field(0, ge=0)
+    """How often the clock has changed ``total_steps`` after it was fixed."""
+    start_was_cut: bool = False
+    """Whether a budget ended the fit before the first step."""
 
 
 class ProgressRecord(_Record):
@@ -129,7 +135,11 @@ class RngRecord(_Record):
 class CheckpointState(_Record):
     """Everything about a checkpoint but its tensors."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    run_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """Of the run, the same in all of its sessions, logs and checkpoints."""
+    processes: int = Field(1, ge=1)
+    """That trained together when this was saved; the result does not depend on it but for rounding."""
     code_version: str
     torch_version: str
     config: RunConfig
@@ -137,6 +147,8 @@ class CheckpointState(_Record):
     elimination_names: tuple[str, ...]
     organs: tuple[str, ...]
     units: dict[str, str]
+    featuriser: Featuriser | None = None
+    """What the model reads, in order; None where that was not recorded (schema 1)."""
     data: DataRecord
     split: SplitRecord
     plan: PlanRecord
@@ -153,7 +165,17 @@ class CheckpointState(_Record):
 
 
 _Upgrade: TypeAlias = Callable[[dict[str, object]], dict[str, object]]
-UPGRADES: dict[int, _Upgrade] = {}
+
+
+def _from_1(raw: dict[str, object]) -> dict[str, object]:
+    """Version 1 had no run id: one is made of what all checkpoints of a run share."""
+    config = raw.get("config")
+    told = [config.get(key) for key in ("seed", "model", "optimizer")] if isinstance(config, dict) else []
+    shared = [raw.get("data"), raw.get("split"), *told]
+    return {"run_id": sha256(repr(shared).encode()).hexdigest()[:32], **raw}
+
+
+UPGRADES: dict[int, _Upgrade] = {1: _from_1}
 """Schema version -> function that gives the state of the next version. Version 1 is the first."""
 
 
@@ -195,23 +217,21 @@ def _digest(values: Iterable[str]) -> str:
     return sha256("\n".join(values).encode()).hexdigest()
 
 
-def _part_record(source: CurveSource, rows: np.ndarray) -> PartRecord:
-    def distinct(column: str) -> list[str]:
-        return sorted({str(v) for v in source.column(column)[rows]})
-
+def _part_record(compounds: NameCodes, groups: NameCodes, rows: np.ndarray) -> PartRecord:
     return PartRecord(
         n_curves=len(rows),
-        compound_ids=tuple(distinct("compound_id")),
-        group_hash=_digest(distinct("group_id")),
+        compound_ids=tuple(compounds.of(rows)),
+        group_hash=_digest(groups.of(rows)),
         rows_hash=sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest(),
     )
 
 
 def split_record(source: CurveSource, split: Split) -> SplitRecord:
     """Who is in each part of a split."""
+    names = name_codes(source, "compound_id"), name_codes(source, "group_id")
     return SplitRecord(
-        train=_part_record(source, split.train),
-        validation=_part_record(source, split.validation),
-        test=_part_record(source, split.test),
-        calibration=_part_record(source, split.calibration) if len(split.calibration) else None,
+        train=_part_record(*names, split.train),
+        validation=_part_record(*names, split.validation),
+        test=_part_record(*names, split.test),
+        calibration=_part_record(*names, split.calibration) if len(split.calibration) else None,
     )

@@ -9,29 +9,39 @@ from pydantic import BaseModel
 
 from perfuse.config import RunConfig
 from perfuse.errors import InputError
-from perfuse.training.budget import Costs, planned
-from perfuse.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from perfuse.training.budget import Costs, configured_steps, planned
+from perfuse.training.checkpoint import Checkpoint
+from perfuse.training.config_file import CONFIG_FILE
 from perfuse.training.record import CheckpointState, DataRecord, PlanRecord
+from perfuse.training.retention import holds_checkpoint, read_newest
 
 MAY_CHANGE = frozenset(
     "training." + name
     for name in (
-        "epochs", "max_minutes", "device", "early_stopping_patience", "checkpoint_every_minutes",
-        "validate_every_epochs", "tensorboard", "max_skipped_steps",
+        "epochs", "max_steps", "max_minutes", "device", "devices", "process_timeout_s", "early_stopping_patience",
+        "checkpoint_every_minutes", "keep_last", "validate_every_epochs", "tensorboard", "max_skipped_steps",
     )
 )  # fmt: skip
 """Keys that do not touch what has been learnt; all others must be as they were."""
 
 
+def was_cut_short(run: Path) -> bool:
+    """Whether a run was begun here and ended before its first save: the same command, or ``--resume``, starts it."""
+    return (run / CONFIG_FILE).is_file() and not holds_checkpoint(run)
+
+
 def read_last(run: Path, with_optimizer: bool = True) -> Checkpoint:
-    """The checkpoint to go on from.
+    """The checkpoint to go on from: ``last``, or the newest whole one where that is damaged (``note`` says so).
 
     Raises:
-        InputError: if there is none or it cannot be read.
+        InputError: if there is none or none can be read.
     """
-    if find_checkpoint(run / "last") is None:
-        raise InputError("--resume", "found no run to continue", value=str(run), allowed="a folder with last/")
-    return load_checkpoint(run / "last", with_optimizer)
+    if not holds_checkpoint(run):
+        raise InputError(
+            "--resume", "found no run to continue", value=str(run), allowed="a folder with last/",
+            hint="leave --resume out to start one",
+        )  # fmt: skip
+    return read_newest(run, with_optimizer)
 
 
 def stored_config(run: Path) -> RunConfig:
@@ -78,11 +88,12 @@ def continued_plan(saved: CheckpointState, config: RunConfig, steps_per_epoch: i
     plan, old, new = saved.plan, saved.config.training, config.training
     if "validate_every_epochs" in new.model_fields_set and new.validate_every_epochs != old.validate_every_epochs:
         plan = plan.model_copy(update={"validate_every_epochs": new.validate_every_epochs})
-    if (new.epochs, new.max_minutes) == (old.epochs, old.max_minutes):
+    if (new.epochs, new.max_steps, new.max_minutes) == (old.epochs, old.max_steps, old.max_minutes):
         return plan
     if new.max_minutes is None:
-        assert new.epochs is not None
-        return plan.model_copy(update={"total_steps": new.epochs * steps_per_epoch})
+        total = configured_steps(config, steps_per_epoch)
+        assert total is not None
+        return plan.model_copy(update={"total_steps": total})
     if not plan.step_s:  # nothing measured yet: the loop will
         return plan.model_copy(update={"total_steps": None})
     costs = Costs(plan.step_s, plan.validation_s, plan.save_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,19 @@ def seed_generators(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what foreign code may use)
     random.seed(seed)
+
+
+def seed_micro_batch(seed: int, step: int, micro: int, rank: int, device: torch.device) -> None:
+    """Seed what dropout draws in one micro-batch of one step.
+
+    Draws so depend on the place in the run alone, not on what was drawn before: a run may stop anywhere and go on,
+    among other processes than before, and no generator of theirs need be saved.
+    """
+    key = hashlib.sha256(f"{seed}|{step}|{micro}|{rank}".encode()).digest()
+    number = int.from_bytes(key[:8], "little") >> 1
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def capture_rng() -> RngRecord:

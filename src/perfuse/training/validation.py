@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,18 @@ from perfuse.data.loader import CurveLoader, LoadedBatch
 from perfuse.errors import PerfuseError
 from perfuse.pk.physiology import ORGANS
 from perfuse.training.loss import CurveLoss, organ_means
+from perfuse.training.world import World
 
-MetricFunction: TypeAlias = Callable[[Sequence[LoadedBatch], Sequence[Tensor]], Mapping[str, float]]
-"""Metrics of the whole validation split from its batches and the predictions, mg/L, ``(B, O, T)``, on the CPU."""
+
+class Metric(Protocol):
+    """Metrics of the validation split as sums: they add up over batches and processes, and nothing is kept."""
+
+    def sums(self, loaded: LoadedBatch, pred_mg_l: Tensor) -> Tensor:
+        """Of one batch with predictions ``(B, O, T)``, both on the CPU: always equally many numbers, float64."""
+
+    def finish(self, sums: Tensor) -> Mapping[str, float]:
+        """The metrics, from the sums over all batches."""
+
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
 
@@ -29,7 +38,7 @@ class ValidationResult:
     Attributes:
         loss: The training loss on the validation split.
         per_organ: Mean unweighted loss of each organ that has values.
-        metrics: What the metric function returned.
+        metrics: What ``Metric.finish`` returned.
         bad_curves: Curves whose loss is not finite.
     """
 
@@ -47,7 +56,8 @@ class Validator:
         loss: The training loss.
         device: Where the model is.
         autocast: Gives the context in which the model runs.
-        metrics: Optional metrics beside the loss.
+        metric: Optional metrics beside the loss.
+        world: The processes; each scores its share of every batch, and all get the result.
     """
 
     def __init__(
@@ -56,13 +66,15 @@ class Validator:
         loss: CurveLoss,
         device: torch.device,
         autocast: Autocast,
-        metrics: MetricFunction | None = None,
+        metric: Metric | None = None,
+        world: World | None = None,
     ) -> None:
         self._loader = loader
         self._loss = loss
         self._device = device
         self._autocast = autocast
-        self._metrics = metrics
+        self._metric = metric
+        self._world = world or World()
 
     def __call__(self, model: nn.Module, should_stop: Callable[[], bool] = lambda: False) -> ValidationResult | None:
         """Score ``model`` and leave it as it was; None if ``should_stop`` said so between batches.
@@ -84,15 +96,15 @@ class Validator:
 
     @torch.no_grad()  # not inference_mode: constants that models cache on first use must stay fit for training
     def _score(self, model: nn.Module, should_stop: Callable[[], bool]) -> ValidationResult | None:
-        total, weight = 0.0, 0.0
-        organ_total = torch.zeros(len(ORGANS), dtype=torch.float64)
-        organ_count = torch.zeros(len(ORGANS), dtype=torch.int64)
+        total = torch.zeros(2, dtype=torch.float64)  # loss, weight
+        organs = torch.zeros(2, len(ORGANS), dtype=torch.float64)  # loss, count
+        sums: Tensor | None = None
         bad: list[str] = []
-        batches: list[LoadedBatch] = []
-        predictions: list[Tensor] = []
         for loaded in self._loader.epoch(0):
-            if should_stop():
+            if self._world.any(should_stop()):
                 return None
+            if not len(loaded.rows):
+                continue
             known = self._loss.weight(loaded.batch)
             batch = loaded.batch.to(self._device)
             with self._autocast():
@@ -101,16 +113,28 @@ class Validator:
             batch_total = float(part.total)
             if not math.isfinite(batch_total):
                 bad += bad_curves(self._loss, pred, loaded)
-            total, weight = total + batch_total, weight + known.total
-            organ_total += part.organ_total.to("cpu", torch.float64)
-            organ_count += known.organ_count
-            if self._metrics is not None:
-                batches.append(loaded)
-                predictions.append(pred.cpu())
-        metrics = (
-            {k: float(v) for k, v in self._metrics(batches, predictions).items()} if self._metrics is not None else {}
-        )
-        return ValidationResult(total / weight, organ_means(organ_total, organ_count), metrics, tuple(bad))
+            total += torch.tensor([batch_total, known.total], dtype=torch.float64)
+            organs += torch.stack((part.organ_total.to("cpu", torch.float64), known.organ_count.to(torch.float64)))
+            if self._metric is not None:
+                found = self._metric.sums(loaded, pred.cpu())
+                sums = found if sums is None else sums + found
+        total, organs, metrics, bad = self._joined(total, organs, sums, bad)
+        per_organ = organ_means(organs[0], organs[1].to(torch.int64))
+        return ValidationResult(float(total[0] / total[1]), per_organ, metrics, tuple(bad))
+
+    def _joined(
+        self, total: Tensor, organs: Tensor, sums: Tensor | None, bad: list[str]
+    ) -> tuple[Tensor, Tensor, dict[str, float], list[str]]:
+        """Everything over all processes."""
+        world = self._world
+        if not world.is_alone:
+            longest = max(int(n) for n in world.gather_bytes(str(0 if sums is None else len(sums)).encode()))
+            sums = world.sum(torch.zeros(longest, dtype=torch.float64) if sums is None else sums)
+            total, organs = world.sum(total), world.sum(organs)
+            bad = [n for names in world.gather_bytes("\n".join(bad).encode()) for n in names.decode().split("\n") if n]
+        if self._metric is None or sums is None:
+            return total, organs, {}, bad
+        return total, organs, {k: float(v) for k, v in self._metric.finish(sums).items()}, bad
 
 
 def bad_curves(loss: CurveLoss, pred: Tensor, loaded: LoadedBatch) -> list[str]:

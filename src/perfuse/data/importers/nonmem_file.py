@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from perfuse.errors import InputError
+from perfuse.files import check_file
 
 NUMBERS = ("ID", "TIME", "AMT", "RATE", "DUR", "II", "ADDL", "SS", "DV", "EVID", "MDV", "CMT", "BLQ", "LLOQ")
 """Columns that NONMEM, or custom, knows; every one a number."""
@@ -62,10 +63,8 @@ def read_records(path: Path, columns: Mapping[str, str], ours: frozenset[str]) -
 
 def _lines(path: Path, where: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header cells, and the records' line numbers and cells."""
+    check_file(path, "file", MAX_BYTES)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError("file", "is too large", value=size, unit="bytes", allowed=f"<= {MAX_BYTES}", where=where)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError("file", "cannot be read", value=where, hint=error.strerror or "") from None

@@ -23,7 +23,7 @@ import numpy as np
 
 from perfuse.data.table import LOQ_FRACTION, CurveTable, parameter_group
 from perfuse.errors import InputError
-from perfuse.files import replacing
+from perfuse.files import check_file, replacing
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS, hub_reference
 from perfuse.pk.system import ORAL
 from perfuse.pk.topology import get_topology
@@ -34,6 +34,9 @@ MAX_FILE_BYTES = 4 * 2**30
 """Largest content read into memory; more belongs in a dataset folder."""
 _MAX_INFLATION = 1032
 """Deflate cannot expand more than this (zlib's own technical note)."""
+_ANY_INFLATION_BYTES = 2**28
+_MAX_CONTENT_INFLATION = 100
+"""Of contents above the line before: a few megabytes of zeros would fill the memory."""
 _MAX_HEADER_BYTES = 10_000
 
 
@@ -53,7 +56,7 @@ def _read_header(handle: IO[bytes], name: str, where: str) -> _Header:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, dtype = read(handle, max_header_size=_MAX_HEADER_BYTES)
-    except (SyntaxError, tokenize.TokenError, RecursionError, TypeError):  # what its parser lets through
+    except (SyntaxError, tokenize.TokenError, RecursionError, TypeError, MemoryError):  # what its parser lets through
         raise ValueError(f"the header of {name} is broken") from None
     if dtype.hasobject:
         raise InputError(
@@ -89,7 +92,14 @@ def _headers(archive: zipfile.ZipFile, where: str) -> dict[str, _Header]:
                 key, "declares a size that the file does not hold", value=headers[key].data_bytes, unit="bytes",
                 allowed=f"{info.file_size - begin} bytes", where=where,
             )  # fmt: skip
-    total = sum(header.data_bytes for header in headers.values())
+    # What is read becomes float64, whatever it is in the file.
+    total = sum(max(header.data_bytes, 8 * prod(header.shape)) for header in headers.values())
+    packed = sum(info.compress_size for info in members.values())
+    if total > max(_ANY_INFLATION_BYTES, _MAX_CONTENT_INFLATION * packed):
+        raise InputError(
+            "file", "unpacks to far more than measured or simulated values would", value=total, unit="bytes",
+            allowed=f"<= {_MAX_CONTENT_INFLATION} times its {packed} bytes", where=where,
+        )  # fmt: skip
     if total > MAX_FILE_BYTES:
         raise InputError(
             "file", "is too large to read at once", value=total, unit="bytes", allowed=f"<= {MAX_FILE_BYTES}",
@@ -121,6 +131,8 @@ def _check_shapes(headers: dict[str, _Header], where: str) -> None:
 
 def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
     """Every array of the layout, numbers as float64; headers are checked before any data is read."""
+    if path.exists() and not path.is_dir():
+        check_file(path, "file")
     try:
         with zipfile.ZipFile(path) as archive:
             headers = _headers(archive, where)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from perfuse.errors import InputError
+from perfuse.files import check_file
+from perfuse.pk.checks import representable
+
+MAX_BYTES = 2**28
+"""Largest file that is read: rows of text take some ten times as much memory."""
 
 
 class TextRow:
@@ -41,7 +47,7 @@ class TextRow:
             raise InputError(column, "is not a number", value=text, where=self.where) from None
         if not math.isfinite(value):
             raise InputError(column, "is not finite", value=text, where=self.where)
-        return value
+        return representable(column, value, self.where)
 
     def numbers(self, column: str) -> tuple[float, ...]:
         """A list such as ``6.8,8.21`` or ``6.8; 8.21`` as floats; empty gives ()."""
@@ -70,6 +76,7 @@ def read_rows(path: Path, required: Iterable[str]) -> tuple[list[str], list[Text
         InputError: for a file that cannot be read as UTF-8 CSV, has no rows, repeats a column, has a row of the
             wrong length, or lacks a required column.
     """
+    check_file(path, "file", MAX_BYTES)
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -85,7 +92,7 @@ def read_rows(path: Path, required: Iterable[str]) -> tuple[list[str], list[Text
     if missing:
         every = f"all missing: {', '.join(missing)}"
         raise InputError(f"column {missing[0]}", "is missing", hint=every, where=str(path))
-    repeated = [column for column in header if header.count(column) > 1]
+    repeated = [column for column, count in Counter(header).items() if count > 1]
     if repeated:
         raise InputError(f"column {repeated[0]}", "appears twice", where=str(path))
     rows = []

@@ -8,6 +8,7 @@ Axis legend: R rows of the file.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import polars as pl
 from perfuse.data.table import N_PKA
 from perfuse.data.units import conversion_factor
 from perfuse.errors import InputError
+from perfuse.files import check_file
+from perfuse.pk.checks import GREATEST_MAGNITUDE, LEAST_MAGNITUDE, representable
 from perfuse.pk.physiology import ORGAN_INDEX, ORGANS
 from perfuse.pk.topology import Topology, get_topology
 
@@ -40,6 +43,10 @@ _RESERVED = re.compile(
 )
 """Names so close to ours that passing over them quietly would hide a slip of the pen or a wrong unit."""
 _MISSING = ("", "NA", ".")
+MAX_BYTES = 2**31
+MAX_COLUMNS = 10_000
+MAX_CELLS = 10**8
+_MAX_HEADER_BYTES = 2**20
 
 
 def read_frame(path: Path) -> pl.DataFrame:
@@ -49,20 +56,21 @@ def read_frame(path: Path) -> pl.DataFrame:
         InputError: if the file is no table, has no row, or a column twice.
     """
     where = str(path)
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = pl.read_parquet(path)
-        else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            frame = pl.read_csv(path, separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
-        hint = str(error).splitlines()[0] if str(error) else ""
-        raise InputError("table", "cannot be read", hint=hint, where=where) from None
-    frame = frame.rename({name: name.strip().removeprefix("\ufeff") for name in frame.columns})
+    check_file(path, "table", MAX_BYTES)
+    frame = read_parquet(path, where) if path.suffix.lower() == ".parquet" else _read_csv(path, where)
+    names = {name: name.strip().removeprefix("\ufeff") for name in frame.columns}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice or "_row" in names.values():
+        problem = "appears twice" if twice else "is a name that Perfuse uses itself"
+        raise InputError(f"column {twice[0] if twice else '_row'}", problem, where=where)
+    frame = frame.rename(names)
     nested = [n for n, t in frame.schema.items() if t.is_nested() or t == pl.Object or t == pl.Binary]
     if nested:
         raise InputError(nested[0], "holds no plain values", value=frame.schema[nested[0]], where=where)
-    frame = frame.with_columns(pl.all().cast(pl.String).str.strip_chars())
+    try:
+        frame = frame.with_columns(pl.all().cast(pl.String).str.strip_chars())
+    except pl.exceptions.PolarsError as error:  # a duration, a time of day too far off, ...
+        raise InputError("table", "holds values that are no text or number", hint=str(error), where=where) from None
     frame = frame.with_columns(pl.when(pl.all().is_in(_MISSING)).then(None).otherwise(pl.all()).name.keep())
     frame = frame.with_row_index("_row", offset=1 if path.suffix.lower() == ".parquet" else 2)
     if frame.height == 0:
@@ -71,6 +79,49 @@ def read_frame(path: Path) -> pl.DataFrame:
     if missing:
         raise InputError(missing[0], "column is missing", allowed=f"the columns {', '.join(REQUIRED)}", where=where)
     return frame
+
+
+def _read_csv(path: Path, where: str) -> pl.DataFrame:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open("rb") as file:  # a line of endless columns takes polars minutes
+        header = file.readline(_MAX_HEADER_BYTES)
+    if header.count(separator.encode()) >= MAX_COLUMNS or len(header) == _MAX_HEADER_BYTES:
+        raise InputError("table", "has too many columns", allowed=f"<= {MAX_COLUMNS}", where=where)
+    try:
+        return pl.read_csv(path, separator=separator, infer_schema=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
+        hint = str(error).splitlines()[0] if str(error) else ""
+        raise InputError("table", "cannot be read", hint=hint, where=where) from None
+
+
+def read_parquet(path: Path, where: str) -> pl.DataFrame:
+    """A Parquet file, read by Arrow; what its footer declares is checked before a page is.
+
+    Runs of equal values cost nothing on disk, so that a small file may declare any number of rows.
+
+    Raises:
+        InputError: for what is no Parquet, or has too many columns or cells.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns, cells = file.metadata.num_columns, file.metadata.num_columns * file.metadata.num_rows
+            if columns > MAX_COLUMNS or cells > MAX_CELLS:
+                raise InputError("table", "is too large", value=f"{columns} columns, {cells} cells", where=where,
+                                 allowed=f"<= {MAX_COLUMNS} columns, <= {MAX_CELLS} cells")  # fmt: skip
+            nested = [f for f in file.schema_arrow if pa.types.is_nested(f.type)]
+            if nested:
+                raise InputError(nested[0].name, "holds no plain values", value=nested[0].type, where=where)
+            table = file.read(use_threads=False)
+        table.validate(full=True)
+        return pl.DataFrame(pl.from_arrow(table))
+    except InputError:
+        raise
+    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, TypeError,
+            NotImplementedError, MemoryError, OverflowError) as error:  # fmt: skip
+        raise InputError("table", "cannot be read", hint=str(error)[:300], where=where) from None
 
 
 def check_names(frame: pl.DataFrame, topology: Topology, where: str) -> None:
@@ -141,13 +192,20 @@ def numbers(frame: pl.DataFrame, name: str, where: str, shown: str = "") -> np.n
     Raises:
         InputError: naming the first cell that is no finite number.
     """
+    if name not in frame.columns:
+        return np.full(frame.height, np.nan)
     raw = text(frame, name)
-    value = raw.cast(pl.Float64, strict=False)
-    bad = raw.is_not_null() & ~value.is_finite().fill_null(False)
-    if bad.any():
-        i = int(bad.arg_max() or 0)
+    value = raw.cast(pl.Float64, strict=False).to_numpy(writable=True)  # null reads as NaN
+    odd = ~np.isfinite(value)
+    if int(odd.sum()) > raw.null_count():
+        i = int(np.argmax(odd & raw.is_not_null().to_numpy()))
         raise InputError(shown or name, "is no finite number", value=raw[i], where=row_place(frame, where, i))
-    return value.fill_null(float("nan")).to_numpy().astype(np.float64)
+    size = np.abs(value)
+    extreme = (size > GREATEST_MAGNITUDE) | ((size < LEAST_MAGNITUDE) & (size > 0))
+    if extreme.any():
+        i = int(np.argmax(extreme))
+        representable(shown or name, float(value[i]), row_place(frame, where, i))
+    return value
 
 
 def in_unit(

@@ -50,19 +50,20 @@ def read_covariates(
     pathways = range(1, pathway_columns(frame.columns) + 1)
     saturable = [f"{name}_{i}" for i in pathways for name in ("vmax_mg_h", "km_u_mg_l")]
     permeability = [f"ps_{exchange.name}_l_h" for exchange in topology.exchanges]
-    out = {}
+    out: Columns = {}
     for name in (*SCALARS, *DESCRIPTORS, *topology.elimination_names, *organ_columns, *saturable, *permeability):
         called = shown.get(name, name)
         value = numbers(frame, name, where, called)
         given = np.flatnonzero(~np.isnan(value))
-        of_subject = np.full(n, np.nan)
+        of_subject = out[name] = np.full(n, np.nan)
+        if not len(given):
+            continue
         of_subject[subject[given][::-1]] = value[given][::-1]  # the first row given wins
         differs = np.zeros(len(value), dtype=bool)
         differs[given] = value[given] != of_subject[subject[given]]
         refuse(frame, differs, where, called, "differs within one drug and subject", values=value)
         wrong, allowed = _out_of_range(name, value, topology)
         refuse(frame, wrong, where, called, values=value, allowed=allowed)
-        out[name] = of_subject
     return out
 
 
