@@ -276,7 +276,7 @@ def test_data_that_one_process_cannot_read_end_the_run_resumably(
 def test_different_data_are_refused_by_all(uneven: CurveTable, config: MakeConfig, tmp_path: Path) -> None:
     ranks = wait(start_ranks(2, lambda r: train(uneven.take(np.arange(30 + r)), config("mlp"), tmp_path / "run")))
     assert [r.code for r in ranks] == [2, 2]
-    assert all("have different data, configurations or versions" in r.said for r in ranks)
+    assert all("have different data, configurations, checkpoints or versions" in r.said for r in ranks)
     assert not (tmp_path / "run").exists()
 
 

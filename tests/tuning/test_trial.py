@@ -82,6 +82,20 @@ def test_told_to_leave_it_goes_on_later_to_the_same_end(validations: int, spec: 
     assert again is not None and again.val_loss == whole.val_loss, "a finished trial says its end again"
 
 
+def test_left_at_a_rung_it_is_judged_there_later_by_the_same_loss(spec: Callable[..., TrialSpec]) -> None:
+    heard: list[Ended] = []
+
+    def hear(rung: int, so_far: Ended) -> bool:
+        heard.append(so_far)
+        return len(heard) != 2
+
+    assert run_trial(spec(), hear) is None
+    first = heard[:]
+    heard.clear()
+    assert run_trial(spec(), lambda rung, so_far: bool(heard.append(so_far) or True)) is not None
+    assert heard == first
+
+
 def test_a_configuration_that_cannot_be_used_fails(spec: Callable[..., TrialSpec]) -> None:
     ended = run_trial(spec(split={"validation_fraction": 0.98, "test_fraction": 0.01}), always)
     assert ended is not None and ended.status == "failed" and "leaves no compound for training" in ended.reason

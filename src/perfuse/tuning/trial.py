@@ -5,6 +5,7 @@ Knows nothing of Ray: whoever calls it says what happens at a rung and when to l
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from perfuse.data.locks import take_lock
 from perfuse.data.sources import open_source, source_hash
 from perfuse.data.split import split_curves
 from perfuse.errors import InputError, PerfuseError
+from perfuse.training.logs import METRICS_FILE
 from perfuse.tuning.halving import RUNGS
 from perfuse.tuning.record import Ended, Status
 
@@ -69,6 +71,12 @@ class _Watch:
         self._next = 0
 
     def __call__(self, line: Mapping[str, object]) -> None:
+        self.follow(line)
+        if self._is_leaving():
+            raise TrialLeft("the sweep stops")
+
+    def follow(self, line: Mapping[str, object]) -> None:
+        """Take in a line of metrics, and ask at the rungs that it reaches."""
         loss, epoch, step, time_s = (_number(line.get(k)) for k in ("val_loss", "epoch", "step", "time_s"))
         self.epochs, self.steps, self.seconds = int(epoch), int(step), time_s
         if loss < self.best:
@@ -78,8 +86,6 @@ class _Watch:
             self._next += 1
             if not self._at_rung(self._next - 1, self.ended("terminated")):
                 raise TrialLeft("terminated early")
-        if self._is_leaving():
-            raise TrialLeft("the sweep stops")
 
     def ended(self, status: Status, reason: str = "") -> Ended:
         return Ended(
@@ -157,11 +163,21 @@ def _trained(spec: TrialSpec, at_rung: AtRungFunction, is_leaving: Callable[[], 
 
 
 def _take_up(watch: _Watch, folder: Path) -> None:
-    """Let the watch know what the checkpoint says of the validations before it."""
+    """Let the watch follow the validations before the checkpoint, asking at their rungs again.
+
+    A trial may have left at a rung, before it heard an answer; it must not be judged by a later loss than at first.
+    """
     from perfuse.training.resume import read_last
 
-    progress = read_last(folder, with_optimizer=False).state.progress
-    watch.best, watch.best_epoch = progress.best_val_loss, progress.best_epoch + 1
+    validated = read_last(folder, with_optimizer=False).state.progress.validated_step
+    path = folder / METRICS_FILE
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue  # cut short: it is after the checkpoint
+        if isinstance(line, dict) and _number(line.get("step")) <= validated:
+            watch.follow(line)
 
 
 @contextmanager
