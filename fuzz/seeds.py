@@ -122,6 +122,21 @@ METRICS = (
     '{"epoch": 1, "step": 10, "train_loss": 0.5, "val_loss": 0.4, "lr": 0.001, "time_s": 1.5}\n'
     '{"epoch": 2, "step": 20, "train_loss": 0.3, "val_loss": null, "lr": 0.001, "time_s": 3.0}\n'
 )
+SPACE = "[optimizer]\nlr = { low = 1e-3, high = 3e-2, log = true }\n[model]\nhidden = { choices = [64, 128, 256] }\n"
+SWEEP = (
+    '{"schema_version": 1, "seed": 0, "config": {"model": {"name": "flux"}}, "space": {"optimizer": {"lr": '
+    '{"low": 0.001, "high": 0.03, "log": true}}, "model": {"hidden": {"choices": [64, 128]}}}, '
+    '"early_termination": true, '
+    '"data": "x", "data_sha256": "'
+    + "0" * 64
+    + '", "n_train": 10, "n_validation": 2, "n_test": 2, "code_version": "0"}'
+)
+TRIALS = (
+    '{"event": "started", "number": 0, "values": {"optimizer.lr": 0.01, "model.hidden": 64}}\n'
+    '{"event": "rung", "number": 0, "rung": 0, "val_loss": 0.5, "goes_on": true}\n'
+    '{"event": "ended", "number": 0, "status": "completed", "val_loss": 0.4, "progress": 1.0, "best_epoch": 2, '
+    '"epochs": 3, "steps": 30, "seconds": 1.5, "reason": ""}\n'
+)
 NOTE = (
     '{"failures": [{"curve_id": "a", "reason": "x"}], "shard": {"file": "shard-00000.arrow", "rows": 2, "bytes": 10, '
     '"sha256": "' + "0" * 64 + '"}}'

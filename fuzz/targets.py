@@ -239,6 +239,9 @@ def _info_file(folder: Path, suffix: str) -> Target:
 
 
 def _info_run(folder: Path, name: str) -> Target:
+    from perfuse.training import run_facts
+
+    run_facts._WAIT_S = 0.0  # a checkpoint that is not there is looked for again after a while
     run = seeds.run_folder(folder / "run")
     seeds.calibrated(run / "best")
     kind = {"config.toml": "toml", "metrics.jsonl": "jsonl"}.get(name, "json")
@@ -255,6 +258,31 @@ def _info_dataset(folder: Path) -> Target:
     data = seeds.dataset(folder / "data")
     path = data / "manifest.json"
     return Target("info-manifest", "json", (path.read_bytes(),), _file(path, lambda path: _describe(data)))
+
+
+def _space(folder: Path) -> Target:
+    from perfuse.config import RunConfig
+    from perfuse.tuning.space import load_space
+
+    read = _file(folder / "space.toml", lambda path: load_space(path, RunConfig()).toml())
+    return Target("sweep-space", "toml", _texts(seeds.SPACE), read)
+
+
+def _sweep(folder: Path) -> Target:
+    from perfuse.tuning.record import read_sweep
+
+    return Target(
+        "sweep-record", "json", _texts(seeds.SWEEP), _file(folder / "sweep.json", lambda _: read_sweep(folder))
+    )
+
+
+def _trials(folder: Path) -> Target:
+    from perfuse.tuning.record import read_sweep, read_trials
+
+    (folder / "sweep.json").write_text(seeds.SWEEP)
+    space = read_sweep(folder)[1]
+    read = _file(folder / "trials.jsonl", lambda _: read_trials(folder, space))
+    return Target("sweep-trials", "jsonl", _texts(seeds.TRIALS), read)
 
 
 def _metrics(folder: Path) -> Target:
@@ -425,7 +453,11 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "info-config": lambda folder: _info_run(folder, "config.toml"),
     "info-metrics": lambda folder: _info_run(folder, "metrics.jsonl"),
     "info-calibration": lambda folder: _info_run(folder, "best/calibration.json"),
+    "info-provenance": lambda folder: _info_run(folder, "provenance.json"),
     "info-manifest": _info_dataset,
+    "sweep-space": _space,
+    "sweep-record": _sweep,
+    "sweep-trials": _trials,
     "metrics-jsonl": _metrics,
     "resume-note": _note,
     "resume-request": _request,

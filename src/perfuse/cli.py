@@ -32,7 +32,7 @@ from perfuse.cli_runs import runs
 from perfuse.cli_solver import nca, solve
 from perfuse.cli_tune import tune
 from perfuse.errors import InputError, PerfuseError
-from perfuse.launch import follow_parent, is_started_by_launcher, rank_of_environment, run_processes
+from perfuse.launch import follow_parent, is_started_by_launcher, local_rank, run_processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -188,7 +188,7 @@ def train(
     from perfuse.training.run import train as run_training
 
     result = run_training(
-        open_source(location(data), verify=rank_of_environment() == 0), chosen, out, resume=resume,
+        open_source(location(data), verify=local_rank() == 0), chosen, out, resume=resume,
         validate=ValidationGmfe(), console=None if quiet or log_json else _console(stderr=True),
         data_path=_absolute(data), log_stream=sys.stderr if log_json else None,
     )  # fmt: skip

@@ -18,8 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from perfuse.errors import InputError
+
 RENDEZVOUS = "PERFUSE_RENDEZVOUS"
 """Environment variable that names the file through which the processes find each other."""
+PARENT = "PERFUSE_PARENT"
+"""Environment variable with the number of the process that started them: it may end before they have looked."""
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _POLL_S, _PARENT_POLL_S = 0.05, 1.0
 _GRACE_S, _LAST_GRACE_S = 12.0, 5.0
@@ -27,15 +31,23 @@ _GRACE_S, _LAST_GRACE_S = 12.0, 5.0
 _ALL_ANSWER_S = 60.0
 """Longest wait for the first process, which saves: it may only learn by silence that another is lost."""
 _HELD_BYTES = 2**16
+_PER_CORE = 4
+"""More processes than that a core cannot serve: a slip of the finger would bring the machine down."""
 
 
-def rank_of_environment() -> int:
-    """The rank that a launcher has given this process; 0 where there is no launcher."""
-    for name in ("RANK", "SLURM_PROCID"):
+def local_rank() -> int:
+    """The number that a launcher has given this process on its machine; 0 where there is no launcher."""
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
         text = os.environ.get(name, "")
         if text.isdecimal():
             return int(text)
     return 0
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone, or the first of those that a launcher has started on all machines."""
+    ranks = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID"))
+    return not is_started_by_launcher() or next((r for r in ranks if r.isdecimal()), "0") == "0"
 
 
 def is_started_by_launcher() -> bool:
@@ -44,16 +56,17 @@ def is_started_by_launcher() -> bool:
 
 
 def _slurm_tasks() -> int:
-    """Tasks of the SLURM step that this process belongs to; 0 outside one."""
+    """Tasks of the SLURM step that this process belongs to; 0 outside one, as in a batch script, which is no task."""
     text = os.environ.get("SLURM_NTASKS", "")
-    return int(text) if text.isdecimal() and os.environ.get("SLURM_PROCID", "").isdecimal() else 0
+    is_task = "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_PROCID", "").isdecimal()
+    return int(text) if text.isdecimal() and is_task else 0
 
 
 def follow_parent() -> None:
     """In a process that ``run_processes`` started: end as SIGTERM does, saving what there is, when that is gone."""
     if RENDEZVOUS not in os.environ:
         return
-    parent = os.getppid()
+    parent = int(os.environ.get(PARENT, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -69,15 +82,18 @@ class _Process:
     def __init__(self, arguments: Sequence[str], rank: int, size: int, rendezvous: Path) -> None:
         self.rank = rank
         threads = max(1, (os.cpu_count() or 1) // size)
-        env = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": LOOPBACK} | os.environ
+        env = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
+        env |= os.environ
         env |= {RENDEZVOUS: str(rendezvous), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-        env["LOCAL_WORLD_SIZE"] = str(size)
+        env |= {"LOCAL_WORLD_SIZE": str(size), PARENT: str(os.getpid())}
+        env.pop("SLURM_NTASKS", None)  # no tasks of SLURM's: Fabric would read its rank and GPU for them
         held = {} if rank == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         # In a group of its own, a Ctrl-C on the terminal reaches it once: through us.
         self.child = subprocess.Popen(
             [sys.executable, "-m", "perfuse", *arguments], env=env, stdin=subprocess.DEVNULL, process_group=0, **held
         )  # type: ignore[call-overload]
         self.said = bytearray()
+        self.is_ended_by_us = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -96,6 +112,12 @@ class _Process:
         if self.child.poll() is None:
             self.child.send_signal(number)
 
+    def end(self) -> None:
+        """Kill it, if it is still there."""
+        self.is_ended_by_us = self.code is None
+        self.send(signal.SIGKILL)
+        self.child.wait()
+
     @property
     def code(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
@@ -104,13 +126,16 @@ class _Process:
 
 @contextmanager
 def _forwarding(processes: list[_Process]) -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on; how to leave is the processes' own matter."""
+    """Pass Ctrl-C, SIGTERM and a closed terminal on; how to leave is the processes' own matter."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         for process in processes:
             process.send(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield
     finally:
@@ -123,7 +148,16 @@ def run_processes(arguments: Sequence[str], size: int) -> int:
 
     Returns:
         The exit code: that of the first process to fail by itself, else 1 when one was killed, else 0.
+
+    Raises:
+        InputError: for far more processes than there are cores.
     """
+    cores = os.cpu_count() or 1
+    if size > _PER_CORE * cores:
+        raise InputError(
+            "--devices", "is far more than this machine has cores", value=size, unit="processes",
+            allowed=f"<= {_PER_CORE * cores} ({cores} cores)",
+        )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="perfuse-") as folder:
         processes: list[_Process] = []
         with _forwarding(processes):
@@ -135,8 +169,7 @@ def run_processes(arguments: Sequence[str], size: int) -> int:
                 _watch(processes)
             finally:
                 for process in processes:
-                    process.send(signal.SIGKILL)
-                    process.child.wait()
+                    process.end()
     _report(processes)
     own = [p.code for p in processes if p.code is not None and p.code > 0]
     return own[0] if own else int(any(p.code for p in processes))
@@ -156,6 +189,7 @@ def _watch(processes: list[_Process]) -> None:
             return
         if now > failed_at + wait_s:
             for process in processes:
+                process.is_ended_by_us = process.is_ended_by_us or process.code is None
                 process.send(signal.SIGTERM)
 
 
@@ -164,7 +198,7 @@ def _report(processes: list[_Process]) -> None:
     first = processes[0].code
     for process in processes:
         code = process.code or 0
-        if code < 0:
+        if code < 0 and not process.is_ended_by_us:
             name = signal.Signals(-code).name
             print(f"perfuse: process {process.rank} of {len(processes)} was ended by {name}", file=sys.stderr)
         words = process.words() if process.rank else ""

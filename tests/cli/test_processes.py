@@ -113,6 +113,9 @@ def test_bad_input_is_one_line_however_many_processes(t1_dataset: Path, tmp_path
     missing = perfuse("train", tmp_path / "none", "--out", tmp_path / "run", "--devices", 3)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
     assert "data does not exist" in missing.stderr
+    many = perfuse("train", t1_dataset, "--out", tmp_path / "run", "--devices", 3000)
+    assert (many.returncode, many.stderr.count("\n")) == (2, 1)
+    assert "--devices is far more than this machine has cores (got 3000 processes)" in many.stderr
     warmup = [*SHORT, "--devices", 2, "--epochs", 1, "--warmup-steps", 500]
     refused = perfuse("train", t1_dataset, "--out", tmp_path / "run", *warmup)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
@@ -144,7 +147,7 @@ def test_slurm_starts_the_processes_and_a_wrong_number_is_refused(t1_dataset: Pa
 
     def task(rank: int, port: int, *more: str) -> subprocess.Popen[str]:
         env = os.environ | {
-            "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": "0",
+            "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": "0",
             "SLURM_NODEID": str(rank), "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "1",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
@@ -163,3 +166,39 @@ def test_slurm_starts_the_processes_and_a_wrong_number_is_refused(t1_dataset: Pa
     _, error = wrong.communicate(timeout=LIMIT_S)
     assert wrong.returncode == 2
     assert "training.devices is not the number of processes that were started here (got 3 processes)" in error
+
+
+def test_processes_inside_an_allocation_are_no_tasks_of_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``sbatch --ntasks 1`` and then ``--devices N``: by SLURM's numbers all would be rank 0, on the first GPU."""
+    from types import SimpleNamespace
+
+    from perfuse import launch
+
+    told = []
+
+    def popen(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        told.append(env)
+        return SimpleNamespace(stderr=None)
+
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "1")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    launch._Process(["train"], 1, 2, tmp_path / "rendezvous")
+    (env,) = told
+    assert "SLURM_NTASKS" not in env
+    assert (env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]) == ("1", "1", "2")
+
+
+def test_one_process_of_each_machine_verifies_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may have a copy of its own, so it is the local number that counts."""
+    from perfuse.launch import local_rank
+
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "4")
+    assert local_rank() == 0
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    assert local_rank() == 3
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert local_rank() == 1

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,30 @@ def test_stopping_early_ends_the_thread(table: CurveTable) -> None:
     assert loader_threads() == 0
 
 
+def test_leaving_does_not_wait_for_a_read_that_hangs(table: CurveTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perfuse.data import loader
+
+    monkeypatch.setattr(loader, "_LEAVE_S", 0.05)
+    released, real, reads = threading.Event(), CurveTable.take, [0]
+
+    def hanging(self: CurveTable, rows: np.ndarray) -> CurveTable:
+        reads[0] += threading.current_thread().name == "perfuse-loader"
+        if reads[0] > 2:
+            assert released.wait(60)
+        return real(self, rows)
+
+    monkeypatch.setattr(CurveTable, "take", hanging)
+    epoch = CurveLoader(table, np.arange(50), 8, 0, cache_bytes=0).epoch(0)
+    assert [len(next(epoch).rows) for _ in range(2)] == [8, 8]
+    epoch.close()  # type: ignore[attr-defined]
+    threads = [t for t in threading.enumerate() if t.name == "perfuse-loader"]
+    released.set()
+    assert threads  # it was hanging still
+    for thread in threads:
+        thread.join(20)
+    assert not any(t.is_alive() for t in threads)
+
+
 def test_reading_runs_ahead_but_not_far(table: CurveTable) -> None:
     source = Slow(table)
     epoch = CurveLoader(source, np.arange(50), 1, seed=0, prefetch=3, cache_bytes=0).epoch(0)
@@ -239,3 +264,28 @@ def test_bad_positions_are_refused(table: CurveTable, epoch: int, start: int, na
 def test_path_argument_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="manifest"):
         CurveStore.open(tmp_path / "nowhere")
+
+
+def test_a_read_that_does_not_come_can_be_left(t1_table: CurveTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from perfuse.data import loader as module
+
+    monkeypatch.setattr(module, "_ASK_S", 0.01)
+    monkeypatch.setattr(module, "_LEAVE_S", 0.01)
+    hang = threading.Event()
+
+    class Hanging:
+        topology = t1_table.topology
+        column = t1_table.column
+
+        def __len__(self) -> int:
+            return len(t1_table)
+
+        def take(self, rows: Any) -> CurveTable:
+            hang.wait(10)
+            return t1_table.take(rows)
+
+    loader = CurveLoader(Hanging(), np.arange(8), 4, seed=0, cache_bytes=0)
+    loader.should_stop = lambda: True
+    with pytest.raises(module.LoadingStopped):
+        next(iter(loader.epoch(0)))
+    hang.set()

@@ -234,6 +234,17 @@ def test_the_first_pass_checks_every_curve(table: CurveTable, far: Path) -> None
     assert seen == table.curve_id.tolist()
 
 
+def test_a_file_that_another_process_removed_does_not_stay_mapped(far: Path) -> None:
+    """Two readers of one cache, as two processes of a run: deleted files that are still mapped keep their room."""
+    pair = open_source(far.as_uri()), open_source(far.as_uri())
+    readers = [loader(source, rank=r, world_size=2) for r, source in enumerate(pair)]
+    for epoch in range(2):
+        for _ in zip(*(reader.epoch(epoch) for reader in readers), strict=True):
+            pass
+    wait_for(lambda: not fetch_threads())
+    assert all(len(source._shards._mapped) <= ROOM_SHARDS + 2 for source in pair)  # type: ignore[attr-defined]
+
+
 def test_a_place_in_memory_works_too(table: CurveTable, far: Path) -> None:
     import fsspec
 

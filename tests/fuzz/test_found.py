@@ -22,6 +22,7 @@ from perfuse.data.importers.human import read_observed
 from perfuse.data.importers.nonmem import NonmemOptions, read_nonmem
 from perfuse.data.importers.text_rows import read_rows
 from perfuse.data.importers.tidy import read_tidy
+from perfuse.data.simulation_target import LocalTarget
 from perfuse.data.sources import open_source
 from perfuse.data.study import read_study
 from perfuse.errors import InputError, PerfuseError
@@ -181,6 +182,20 @@ def test_metrics_with_a_line_cut_within_a_character(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 2
 
 
+def test_notes_of_simulations_that_nest_without_end(tmp_path: Path) -> None:
+    target = LocalTarget(tmp_path / "out")
+    (target.work / "notes").mkdir(parents=True)
+    written(target.work / "notes" / "0.json", "[" * 100_000)
+    assert target.note(0) is None
+    written(target.work / "request.json", "[" * 100_000)
+
+    def claim() -> None:
+        with target.claimed({"n": 1}):
+            pass
+
+    refused(claim, "request.json cannot be read")
+
+
 def member(header: str, data: bytes = b"") -> bytes:
     raw = header.encode("latin-1")
     return b"\x93NUMPY\x01\x00" + len(raw).to_bytes(2, "little") + raw + data
@@ -197,6 +212,21 @@ def archive(path: Path, name: str, content: bytes) -> Path:
 def test_npy_headers_that_the_parser_gives_up_on(tmp_path: Path) -> None:
     deep = "{'descr': '<f8', 'fortran_order': False, 'shape': " + "(" * 300 + ")" * 300 + "}\n"
     refused(lambda: origin.read_origin_npz(archive(tmp_path / "a.npz", "doses", member(deep))), "broken|readable")
+
+
+def test_names_beyond_unicode(tmp_path: Path) -> None:
+    """Four bytes a character, of which Python refused to make text later on: ``SystemError``."""
+    for code in (0x110000, 0xFFFFFFFF, 0xD800):
+        names = member("{'descr': '<U1', 'fortran_order': False, 'shape': (2,)}\n", code.to_bytes(4, "little") * 2)
+        refused(lambda n=names: origin.read_origin_npz(archive(tmp_path / "a.npz", "compound_ids", n)), "no character")
+
+
+def test_manifests_of_more_bytes_than_a_float_holds(tmp_path: Path) -> None:
+    path = seeds.dataset(tmp_path / "data") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0]["bytes"] = 10**400
+    path.write_text(json.dumps(manifest))
+    refused(lambda: open_source(path.parent), r"shards\.0\.bytes is not allowed")
 
 
 def test_bytes_that_become_eight_times_as_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

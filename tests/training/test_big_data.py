@@ -118,3 +118,30 @@ def test_a_shard_that_disappears_in_mid_epoch_costs_no_step(
         shard.rename(place / shard.name)
     train(open_source(far), config("mlp"), tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_data_that_become_unreadable_in_a_validation_cost_no_step(
+    place: Path, config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema_decay: float
+) -> None:
+    """What is saved then are the weights, not their average, which the model carries while it is scored."""
+    from perfuse.data.loader import CurveLoader
+
+    real, validations = CurveLoader._batches, [0]
+
+    def damaged(self: CurveLoader, epoch: int, start: int) -> Any:
+        validations[0] += not self.shuffle
+        if validations[0] == 3 and not self.shuffle:  # the first looks for a value that counts
+            raise InputError("shard", "is missing", where="shard-00003.arrow")
+        yield from real(self, epoch, start)
+
+    c = config("mlp", training={"ema_decay": ema_decay, "checkpoint_every_minutes": 60.0})
+    train(open_source(place), c, tmp_path / "whole")
+    monkeypatch.setattr(CurveLoader, "_batches", damaged)
+    with pytest.raises(InputError, match="shard is missing"):
+        train(open_source(place), c, tmp_path / "run")
+    monkeypatch.setattr(CurveLoader, "_batches", real)
+    progress = load_checkpoint(tmp_path / "run" / "last").state.progress
+    assert (progress.epoch, progress.validated_step) == (1, progress.step // 2)
+    train(open_source(place), c, tmp_path / "run", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ranks import run_ranks, start_ranks, wait
 from perfuse.config import RunConfig
 from perfuse.data.table import CurveTable
 from perfuse.errors import InputError
-from perfuse.training.checkpoint import Checkpoint, load_checkpoint
+from perfuse.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from perfuse.training.run import TrainResult, train
 
 MakeConfig = Callable[..., RunConfig]
@@ -278,6 +279,25 @@ def test_different_data_are_refused_by_all(uneven: CurveTable, config: MakeConfi
     assert [r.code for r in ranks] == [2, 2]
     assert all("have different data, configurations, checkpoints or versions" in r.said for r in ranks)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_best_that_one_process_does_not_see_is_refused_by_all(
+    uneven: CurveTable, config: MakeConfig, tmp_path: Path
+) -> None:
+    """It would take another validation for the best, and stop early in another epoch."""
+    runs = tmp_path / "0", tmp_path / "1"
+    train(uneven, config("mlp", training={"epochs": 1}), runs[0])
+    state = load_checkpoint(runs[0] / "last", with_optimizer=True)
+    going_on = state.state.progress.model_copy(update={"stopped": ""})
+    save_checkpoint(
+        runs[0] / "last", state.state.model_copy(update={"progress": going_on}), state.model, state.optimizer
+    )
+    shutil.copytree(runs[0], runs[1])
+    shutil.rmtree(runs[1] / "best")
+    more = config("mlp", training={"epochs": 2})
+    ranks = wait(start_ranks(2, lambda r: train(uneven, more, runs[r], resume=True)))
+    assert [r.code for r in ranks] == [2, 2]
+    assert all("have different data, configurations, checkpoints or versions" in r.said for r in ranks)
 
 
 def test_a_loss_that_is_not_finite_names_the_curve_whoever_had_it(

@@ -96,6 +96,15 @@ def test_the_scale_grows_after_quiet_steps_and_its_state_travels() -> None:
         assert s.state() == {"scale": 8.0, "growth_tracker": 0.0}
 
 
+def test_gradients_that_came_from_other_processes_alone_are_unscaled() -> None:
+    """fp16, and this process had no curve yet: it has scaled no loss."""
+    scaler, weight = LossScaler("cpu", enabled=True), torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.full((1,), 3.0 * 2.0**16)
+    scaler.unscale(torch.optim.SGD([weight], lr=0.1))
+    scaler.update()
+    assert weight.grad.item() == 3.0
+
+
 def test_without_fp16_it_does_nothing() -> None:
     scaler = LossScaler("cpu", enabled=False)
     loss = torch.ones(())

@@ -87,6 +87,14 @@ def fetch_shard(fs: Any, source: str, target: Path, shard: ShardInfo, url: str) 
                                where=url)  # fmt: skip
 
 
+def remove_left_parts(folder: Path) -> None:
+    """Delete what processes that were killed have left half-fetched in a cached dataset."""
+    for part in folder.glob(".*.part"):
+        pid = next((piece for piece in part.name.split(".")[2:] if piece.isdecimal()), "")
+        if pid and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            part.unlink(missing_ok=True)
+
+
 def _copy(fs: Any, source: str, local: IO[bytes], n_bytes: int) -> None:
     """At most ``n_bytes`` of a remote file, front to back."""
     with fs.open(source, "rb") as remote:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -23,9 +23,15 @@ from perfuse.errors import InputError
 CACHE_BYTES = 512 * 2**20
 """Curves are kept as ready tensors when they need no more than this (about 35,000 curves of 14 organs x 100 times)."""
 _CHUNK_CURVES = 4096
-_POLL_S = 0.1
+_POLL_S, _ASK_S = 0.1, 0.5
+_LEAVE_S = 5.0
+"""Longest wait for the thread to end: it may hang in a read, and whoever leaves has a checkpoint to save."""
 
 _T = TypeVar("_T")
+
+
+class LoadingStopped(Exception):
+    """``CurveLoader.should_stop`` said so while a batch was waited for."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,8 @@ class CurveLoader:
         self._cache: tuple[CurveBatch, np.ndarray] | None = None
         self._cache_tried = False
         self._lock = threading.Lock()
+        self.should_stop: Callable[[], bool] = lambda: False
+        """Asked now and then while a batch is not ready: a read may take long, or hang."""
 
     def __len__(self) -> int:
         """Batches per epoch, the same number in every process."""
@@ -166,6 +174,7 @@ class CurveLoader:
 
         Raises:
             InputError: for a negative epoch or a batch beyond the epoch's end.
+            LoadingStopped: if ``should_stop`` said so while a batch was not ready.
         """
         if not 0 <= epoch < 2**48:
             raise InputError("epoch", value=epoch, allowed="[0, 2**48)")
@@ -173,7 +182,7 @@ class CurveLoader:
             raise InputError("start_batch", value=start_batch, allowed=f"0..{len(self)}")
         batches = self._batches(epoch, start_batch)
         # Cached tensors are selected in a fraction of a millisecond: a thread would only add its hand-over.
-        return _ahead(batches, self.prefetch) if self.prefetch and self._cached() is None else batches
+        return _ahead(batches, self.prefetch, self.should_stop) if self.prefetch and self._cached() is None else batches
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[LoadedBatch]:
         cache = self._cached()
@@ -221,7 +230,9 @@ class _Failure:
     error: BaseException
 
 
-def _ahead(batches: Iterator[LoadedBatch], depth: int) -> Iterator[LoadedBatch]:
+def _ahead(
+    batches: Iterator[LoadedBatch], depth: int, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[LoadedBatch]:
     """The same batches, prepared up to ``depth`` ahead on a thread that ends with this generator."""
     ready: queue.Queue[LoadedBatch | _Failure | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -244,13 +255,21 @@ def _ahead(batches: Iterator[LoadedBatch], depth: int) -> Iterator[LoadedBatch]:
         except BaseException as error:  # raised again in the consumer
             put(_Failure(error))
 
+    def wait() -> LoadedBatch | _Failure | None:
+        while True:
+            try:
+                return ready.get(timeout=_ASK_S)
+            except queue.Empty:
+                if should_stop():
+                    raise LoadingStopped from None
+
     thread = threading.Thread(target=work, name="perfuse-loader", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
+        while (item := wait()) is not None:
             if isinstance(item, _Failure):
                 raise item.error
             yield item
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_LEAVE_S)

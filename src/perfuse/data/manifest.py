@@ -46,8 +46,8 @@ class ShardInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     file: str
-    rows: int = Field(ge=1)
-    bytes: int = Field(ge=1)
+    rows: int = Field(ge=1, le=2**40)
+    bytes: int = Field(ge=1, le=2**50)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from perfuse.data.download import fetch_shard, file_system, is_absent, reaching
+from perfuse.data.download import fetch_shard, file_system, is_absent, reaching, remove_left_parts
 from perfuse.data.index import index_bytes, open_index, write_index
 from perfuse.data.locks import take_lock
 from perfuse.data.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, read_manifest
@@ -123,6 +123,7 @@ def _held(content: bytes) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             locks.enter_context(_waited(_lock_of(folder)))
+            remove_left_parts(folder)
             yield folder
             if folder not in _in_use:
                 _in_use[folder] = _waited(_use_of(folder), shared=True)

@@ -49,7 +49,10 @@ class Note:
     @staticmethod
     def from_json(content: bytes) -> Note:
         """Raises ValueError or KeyError for what is no note."""
-        data = json.loads(content)
+        try:
+            data = json.loads(content)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         return Note(None if data["shard"] is None else ShardInfo.model_validate(data["shard"]), list(data["failures"]))
 
 
@@ -58,7 +61,7 @@ def _check_request(stored: bytes, request: dict[str, Any], place: str) -> None:
     try:
         before = json.loads(stored)
         known = {key: before.get(key) for key in (*before, *request)}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise InputError(_REQUEST, "cannot be read", where=place, hint="delete what lies there") from None
     differing = [f"{key} {value} there, {request.get(key)} here" for key, value in known.items()
                  if value != request.get(key)]  # fmt: skip

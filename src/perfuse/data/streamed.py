@@ -149,6 +149,8 @@ class StreamedShards:
         """Remove what is not expected, the least recently used first; at need, what is expected last."""
         info = self._infos[index]
         held = self._held()
+        for gone in [i for i in self._mapped if i not in held and i not in self._expected]:
+            del self._mapped[gone]  # another process has removed the file: mapped on, it would still take the room
         mine = held.pop(index, None)
         used = sum(held.values()) + sum(self._infos[i].bytes for i in self._flying if i not in held)
         needed = used + (mine or 0 if mine == info.bytes else info.bytes) - self._room

@@ -208,7 +208,10 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         version = np.lib.format.read_magic(member)
         if version != (1, 0):
             raise ValueError(f"{info.filename} is in an unknown npy version")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        try:
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        except MemoryError:  # Python's parser says so of deep nests
+            raise ValueError(f"the header of {info.filename} is broken") from None
         if dtype.hasobject or min(shape, default=0) < 0:
             raise ValueError(f"{info.filename} is no plain array")
         if member.tell() + prod(shape) * dtype.itemsize != info.file_size:
@@ -232,6 +235,9 @@ def _check_curves(c: StoredCurves) -> None:
         if array.dtype.kind != kind or array.shape != shape:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, not {kind} {shape}")
         if kind == "U":
+            codes = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).view(np.uint32)
+            if (codes > 0x10FFFF).any():  # beyond Unicode: Python makes no text of it
+                raise ValueError(f"{name} holds what is no character")
             "".join(array.tolist()).encode()  # half of a character cannot be shown
     if not np.allclose(c.log10_edges, LOG10_EDGES, rtol=0, atol=1e-6):
         raise ValueError("log10_edges are not this version's")

@@ -141,9 +141,10 @@ def c_zero(p: Points, zero_rule: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     value = first_c.copy()
     if p.t.shape[1] > 1:
         falls = (p.n > 1) & (p.c[:, 1] < first_c) & (p.c[:, 1] > 0)
-        ratio = np.log(np.where(falls, first_c, 1.0) / np.where(falls, p.c[:, 1], 1.0))
         gap = np.where(falls, p.t[:, 1] - first_t, 1.0)
-        value = np.where(falls, first_c * np.exp(ratio * first_t / gap), first_c)
+        with np.errstate(over="ignore"):  # of times as good as equal, or values beyond measure
+            ratio = np.log(np.where(falls, first_c, 1.0) / np.where(falls, p.c[:, 1], 1.0))
+            value = np.where(falls, first_c * np.exp(ratio * first_t / gap), first_c)
     value = np.where(zero_rule == _ZERO, 0.0, value)
     return np.where(missing, value, c0), missing
 

@@ -17,6 +17,10 @@ from perfuse.errors import PerfuseError
 _SIGNALS = tuple(s for name in ("SIGINT", "SIGTERM", "SIGHUP") if (s := getattr(signal, name, None)) is not None)
 
 
+class LeftOff(PerfuseError):
+    """A watcher of the validations ended the run, which has saved and may be continued: no failure."""
+
+
 class Interrupted(PerfuseError):
     """Training was asked to stop and has saved; ``exit_code`` is 128 + the signal's number (130, 143, 129)."""
 

@@ -26,7 +26,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from perfuse.config import RunConfig
-from perfuse.data.loader import LoadedBatch
+from perfuse.data.loader import LoadedBatch, LoadingStopped
 from perfuse.errors import PerfuseError
 from perfuse.training.budget import Budget, Costs, Pace, StepTimer, planned
 from perfuse.training.exchange import StepSums
@@ -41,6 +41,8 @@ from perfuse.training.validation import ValidationResult
 from perfuse.training.world import LostProcess
 
 Ending: TypeAlias = Literal["", "completed", "early", "deadline"]
+_STEPS_THAT_TELL = 10
+"""Before so many steps the start weighs so much that the time left would be guessed a hundredfold too long."""
 
 
 class Trainer:
@@ -79,6 +81,7 @@ class Trainer:
         self._world, self._clock = parts.world, parts.clock
         self._step = Stepper(parts, config, progress, logs, display, self._asks)
         self._step.total_steps = plan.total_steps
+        parts.loader.should_stop = lambda: interruption.received is not None
         self._timer = StepTimer()
         self._pace = Pace(budget, progress.step)
         self._mark = parts.clock.now()
@@ -187,12 +190,27 @@ class Trainer:
         """The next group; what has been learnt is saved when the data have become unreadable."""
         try:
             return list(itertools.islice(epoch, self.config.training.accumulate))
+        except LoadingStopped:
+            self._leave_alone()
+            raise AssertionError("unreachable") from None
         except PerfuseError:
-            if self._world.is_main and self.progress.step:
-                with suppress(PerfuseError):  # the first trouble is the one to tell
-                    self._keeper().save_last()
-                self._display.note(f"saved after step {self.progress.step}: --resume continues once the data are whole")
+            self._save_what_is_learnt()
             raise
+
+    def _leave_alone(self) -> None:
+        """Stop while a batch does not come. Other processes wait in their step, and learn it when this one ends."""
+        if self._world.is_main:
+            self._keeper().save_last()
+        number = self._interruption.received or signal.SIGTERM
+        self._logs.event("interrupted", level="warning", step=self.progress.step, signal=number)
+        raise Interrupted(number, f"saved after step {self.progress.step}; --resume continues from there")
+
+    def _save_what_is_learnt(self) -> None:
+        """The data have become unreadable here; the other processes learn it when this one ends."""
+        if self._world.is_main and self.progress.step:
+            with suppress(PerfuseError):  # the first trouble is the one to tell
+                self._keeper().save_last()
+            self._display.note(f"saved after step {self.progress.step}: --resume continues once the data are whole")
 
     def _ending(self) -> Ending:
         if self.plan.total_steps is not None and self.progress.step >= self.plan.total_steps:
@@ -276,8 +294,14 @@ class Trainer:
 
     def _score(self) -> ValidationResult:
         learner = self.parts.learner
-        with learner.ema.applied() if learner.ema is not None else nullcontext():
-            result = self.parts.validator(learner.model, lambda: self._interruption.received is not None)
+        try:
+            with learner.ema.applied() if learner.ema is not None else nullcontext():
+                result = self.parts.validator(learner.model, lambda: self._interruption.received is not None)
+        except LostProcess:
+            raise
+        except PerfuseError:
+            self._save_what_is_learnt()
+            raise
         if result is None:
             self._leave(self._interruption.received or signal.SIGTERM)
             raise AssertionError("unreachable")
@@ -361,7 +385,7 @@ class Trainer:
     def _show(self) -> None:
         progress, interval, total = self.progress, self.progress.interval, self.plan.total_steps
         left = None
-        if total is not None and progress.step:
+        if total is not None and progress.step >= _STEPS_THAT_TELL:
             left = min(self.budget.left_s(), (total - progress.step) * self.budget.elapsed_s() / progress.step)
         self._display.show(
             epoch=progress.epoch + 1, step=progress.step, total_steps=total,

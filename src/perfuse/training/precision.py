@@ -65,17 +65,21 @@ class LossScaler:
 
     def __init__(self, device: str, enabled: bool, init_scale: float = 2.0**16, growth_interval: int = 2000) -> None:
         self.enabled = enabled
+        self._device, self._has_begun = device, False
         self._scaler = torch.amp.GradScaler(
             device=device, enabled=enabled, init_scale=init_scale, growth_interval=growth_interval
         )
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss to call ``backward`` on."""
+        self._has_begun = True
         return self._scaler.scale(loss) if self.enabled else loss
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Bring the gradients back to their own scale."""
+        """Bring the gradients back to their own scale; they may all have come from other processes."""
         if self.enabled:
+            if not self._has_begun:  # the scale comes to be with the first loss, which this process may lack
+                self.scale(torch.zeros((), device=self._device))
             self._scaler.unscale_(optimizer)
 
     def update(self) -> None:

@@ -98,7 +98,7 @@ def _counts(part: CurveLoader, loss: CurveLoss, world: World) -> bool:
     """Whether any value counts, in any process's share."""
     batches = part.epoch(0)
     try:
-        return any(world.any(loss.weight(loaded.batch).total > 0) for loaded in batches)
+        return any(world.any(loss.weight(loaded.batch).total > 0, is_patient=True) for loaded in batches)
     finally:
         if isinstance(batches, Generator):  # ends its thread
             batches.close()

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -32,8 +34,9 @@ _FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "16": "16-mixed",
 }
-_MEETING = timedelta(minutes=10)
-"""Longest wait until all processes have come: they open the data first."""
+_MEETING = timedelta(hours=2)
+"""Longest wait until all processes have come: they open and verify the data first, or fetch them. A launcher ends those
+that wait for one that has failed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ def _started_here() -> tuple[int, int]:
         return 1, 1
     if "TORCHELASTIC_RUN_ID" in os.environ or RENDEZVOUS in os.environ:
         size, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        return here, max(1, size // here)
+        if size % here:
+            raise InputError("WORLD_SIZE", "is not the same number on every node", value=size, allowed=f"n x {here}")
+        return here, size // here
     size, machines = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
     if size % machines:
         raise InputError("SLURM_NTASKS", "is not the same number on every node", value=size, allowed=f"n x {machines}")
@@ -75,7 +80,8 @@ def _check_devices(config: TrainingConfig, device: str) -> tuple[int, int]:
         raise InputError(
             "training.devices", "is not the number of processes that were started here", value=config.devices,
             unit="processes", allowed=str(here),
-            hint="`perfuse train --devices N` starts N; so does torchrun --nproc-per-node N, without --devices",
+            hint="`perfuse train --devices N` starts N; so does torchrun --nproc-per-node N, without --devices "
+            f"(a run that goes on with another number there: --devices {here})",
         )  # fmt: skip
     if device == "cuda" and here > torch.cuda.device_count():
         raise InputError("training.devices", "is more than there are GPUs", value=here, unit="processes",
@@ -105,12 +111,31 @@ def join(config: TrainingConfig) -> Place:
         fabric.launch()
         return Place(fabric.device, fabric.autocast, World())
     try:
-        fabric = _met(options, device)
+        with _signals_as_usual():
+            fabric = _met(options, device)
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise PerfuseError(f"the {here * machines} processes of this run cannot reach each other: {reason}") from error
     world = World(config.process_timeout_s, is_distributed=True)
     return Place(fabric.device, fabric.autocast, world)
+
+
+@contextmanager
+def _signals_as_usual() -> Iterator[None]:
+    """Waiting for the others happens where Python's handlers are not called: let signals end the process instead.
+
+    Nothing has been written then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _met(options: dict[str, Any], device: str) -> Any:

@@ -37,7 +37,8 @@ def seed_micro_batch(seed: int, step: int, micro: int, rank: int, device: torch.
 
 def capture_rng() -> RngRecord:
     """The states now."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    # A run on the CPU leaves CUDA alone: asking would start it, in forked processes in vain.
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     version, words, next_gauss = random.getstate()
     return RngRecord(

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, TextIO
 from perfuse.config import RunConfig
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
+from perfuse.launch import is_first_process
 from perfuse.training.checkpoint import find_checkpoint
 from perfuse.training.memory import keep_freed_memory
 from perfuse.training.processes import join
 from perfuse.training.resume import read_last, was_cut_short
-from perfuse.training.session import Session, TrainResult
+from perfuse.training.run_lock import RunLock
+from perfuse.training.session import Session, TrainResult, writable
 from perfuse.training.validation import Metric
 
 if TYPE_CHECKING:
@@ -62,16 +64,23 @@ def train(
     started = time.monotonic()
     keep_freed_memory()
     out = Path(out)
-    checkpoint = read_last(out) if resume and not was_cut_short(out) else None
-    if checkpoint is None:
-        _refuse_existing_run(out)
-    place = join(config.training)
+    lock = RunLock(out)
     try:
-        session = Session(source, config, out, checkpoint, validate, data_path, started, place)
-        session.log_stream = log_stream
-        return session.run(console if place.world.is_main else None, on_validation)
+        if is_first_process() and out.is_dir():
+            with writable(out):
+                lock.take()  # before the checkpoint is read: another training might replace it meanwhile
+        checkpoint = read_last(out) if resume and not was_cut_short(out) else None
+        if checkpoint is None:
+            _refuse_existing_run(out)
+        place = join(config.training)
+        try:
+            session = Session(source, config, out, checkpoint, validate, data_path, started, place, lock)
+            session.log_stream = log_stream
+            return session.run(console if place.world.is_main else None, on_validation)
+        finally:
+            place.world.close()
     finally:
-        place.world.close()
+        lock.release()
 
 
 def _refuse_existing_run(out: Path) -> None:

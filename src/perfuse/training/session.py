@@ -34,7 +34,7 @@ from perfuse.training.distance import fit_distance
 from perfuse.training.distance_file import DISTANCE_FILE, save_distance, training_key
 from perfuse.training.ema import Ema
 from perfuse.training.gauss_newton import FitReport, fits_exponents, start_exponents
-from perfuse.training.interrupt import Interrupted, Interruption
+from perfuse.training.interrupt import Interrupted, Interruption, LeftOff
 from perfuse.training.keeper import Keeper, Learner
 from perfuse.training.load import built
 from perfuse.training.logs import NoLogs, RunLogs
@@ -52,6 +52,7 @@ from perfuse.training.record import (
 )
 from perfuse.training.resume import continued_plan, refuse_changes
 from perfuse.training.rng import deterministic, restore_rng, seed_generators
+from perfuse.training.run_lock import RunLock
 from perfuse.training.schedule import Schedule
 from perfuse.training.step import Parts
 from perfuse.training.validation import Metric
@@ -98,10 +99,11 @@ class Session:
 
     def __init__(
         self, source: CurveSource, config: RunConfig, out: Path, checkpoint: Checkpoint | None,
-        validate: Metric | None, data_path: str, started: float, place: Place,
+        validate: Metric | None, data_path: str, started: float, place: Place, lock: RunLock,
     ) -> None:  # fmt: skip
         self.source = source
         self.log_stream: TextIO | None = None
+        self.lock = lock
         self.split = split_curves(source, config.split, config.seed)
         self.config = config = resolve(config, len(self.split.train))
         self.out = out
@@ -155,7 +157,8 @@ class Session:
             InputError: if they do not.
         """
         rows = [part.tobytes() for part in self.split.parts().values()]
-        saved = b"" if self.checkpoint is None else repr(sorted(self.checkpoint.state.files.items())).encode()
+        state = None if self.checkpoint is None else self.checkpoint.state
+        saved = b"" if state is None else repr((sorted(state.files.items()), state.progress)).encode()
         said = [perfuse.__version__, data.content_hash, self.config.model_dump_json()]
         mine = [saved, *(text.encode() for text in said), *rows]
         if self.world.differs(b"".join(hashlib.sha256(part).digest() for part in mine)):
@@ -193,7 +196,9 @@ class Session:
                 )  # fmt: skip
                 return self._train(trainer, interruption, display, logs)
         except Exception as error:
-            if not isinstance(error, Interrupted | LostProcess):  # those have a line of their own
+            if isinstance(error, LeftOff):
+                logs.event("interrupted", reason=str(error), step=self.progress.step)
+            elif not isinstance(error, Interrupted | LostProcess):  # those have a line of their own
                 logs.event("failed", error=f"{type(error).__name__}: {error}", step=self.progress.step)
             raise
         finally:
@@ -202,7 +207,7 @@ class Session:
 
     def _open_folder(self) -> RunLogs:
         """Make the run's folder and what is in it from the start."""
-        with _writable(self.out), making_parents(self.out / CONFIG_FILE):
+        with writable(self.out), making_parents(self.out / CONFIG_FILE), self._locked():
             write_atomic(self.out / CONFIG_FILE, config_toml(self.config).encode())
             resume_after = None if self.checkpoint is None else self.progress.validated_step
             session = begin_session(
@@ -215,6 +220,16 @@ class Session:
                 self.out, self.config.training.tensorboard, resume_after, run_id=self.template.run_id, session=session,
                 clock=self.budget.elapsed_s, echo=self.log_stream,
             )  # fmt: skip
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder, which is there now, as this run's alone; until the end, unless the block fails."""
+        self.lock.take()
+        try:
+            yield
+        except BaseException:
+            self.lock.release()
+            raise
 
     def _train(
         self, trainer: Trainer, interruption: Interruption, display: ProgressDisplay, logs: RunLogs
@@ -308,7 +323,12 @@ class Session:
 
 
 @contextmanager
-def _writable(out: Path) -> Iterator[None]:
+def writable(out: Path) -> Iterator[None]:
+    """One line for what a disk refuses.
+
+    Raises:
+        PerfuseError: naming the run's folder.
+    """
     try:
         yield
     except OSError as error:

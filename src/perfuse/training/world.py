@@ -51,7 +51,9 @@ class World:
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
             # What is on the host goes by gloo, which notices an ended process at once, whatever carries gradients.
             self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
-            self._prompt = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            prompt = timedelta(seconds=timeout_s)
+            self._prompt = dist.new_group(backend="gloo", timeout=prompt)
+            self._of_devices = self._prompt if dist.get_backend() == "gloo" else dist.new_group(timeout=prompt)
 
     @property
     def is_main(self) -> bool:
@@ -85,17 +87,25 @@ class World:
     def sum_gradients(self, flat: Tensor) -> Tensor:
         """Sums over all processes, in place, on the device: over NCCL where that is CUDA.
 
+        NCCL does not raise when a process is lost: after ``timeout_s`` its watchdog aborts this one. So the loop
+        exchanges over gloo first.
+
         Raises:
             LostProcess: as ``sum``.
         """
         if self.is_alone or flat.device.type == "cpu":
             return self.sum(flat)
-        self._asking(lambda: torch.distributed.all_reduce(flat))
+        self._asking(lambda: torch.distributed.all_reduce(flat, group=self._of_devices))
         return flat
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        return flag if self.is_alone else bool(self.sum(torch.tensor([float(flag)], dtype=torch.float64)) > 0)
+    def any(self, flag: bool, is_patient: bool = False) -> bool:
+        """Whether any process says so; patient where some may have much to read first."""
+        if self.is_alone:
+            return flag
+        said = torch.tensor([float(flag)], dtype=torch.float64)
+        group = self._patient if is_patient else self._prompt
+        self._asking(lambda: torch.distributed.all_reduce(said, group=group))
+        return bool(said > 0)
 
     def agree(self, values: Sequence[float]) -> list[float]:
         """The first process's values.

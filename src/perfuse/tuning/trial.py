@@ -19,6 +19,7 @@ from perfuse.data.locks import take_lock
 from perfuse.data.sources import open_source, source_hash
 from perfuse.data.split import split_curves
 from perfuse.errors import InputError, PerfuseError
+from perfuse.training.interrupt import LeftOff
 from perfuse.training.logs import METRICS_FILE
 from perfuse.tuning.halving import RUNGS
 from perfuse.tuning.record import Ended, Status
@@ -48,7 +49,7 @@ class TrialSpec:
     config: dict[str, Any]
 
 
-class TrialLeft(PerfuseError):
+class TrialLeft(LeftOff):
     """A trial was told to stop, and has saved."""
 
 

@@ -151,7 +151,12 @@ def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         raise InputError("file", "is no readable .npz", where=where, hint=reason) from None
 
 
-def _compound_names(values: np.ndarray) -> np.ndarray:
+def _compound_names(values: np.ndarray, where: str) -> np.ndarray:
+    if values.dtype.kind == "U" and values.dtype.itemsize:
+        codes = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))).view(np.uint32)
+        bad = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
+        if bad.any():  # beyond Unicode, or half of a character: Python makes no text of it, or no file takes it
+            raise InputError(COMPOUND_KEY, "holds what is no character", where=where)
     return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values.astype(str)
 
 
@@ -181,7 +186,7 @@ def read_origin_npz(path: Path) -> CurveTable:
     table = CurveTable(
         topology=get_topology("hub"),
         curve_id=names,
-        compound_id=np.char.add("group-", group) if compound is None else _compound_names(compound),
+        compound_id=np.char.add("group-", group) if compound is None else _compound_names(compound, where),
         group_id=group,
         body_weight_kg=np.full(n, body.body_weight_kg),
         volume_l=np.tile(body.volume_l, (n, 1)),
