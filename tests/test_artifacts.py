@@ -159,7 +159,7 @@ def test_checkpoints_are_of_every_model_and_say_what_they_read() -> None:
 def test_artifacts_are_small_and_each_is_described() -> None:
     sizes = {path: path.stat().st_size for path in ARTIFACTS.rglob("*") if path.is_file()}
     assert max(sizes.values()) < 60_000
-    assert sum(sizes.values()) < 750_000
+    assert sum(sizes.values()) < 950_000
     readme = (ARTIFACTS / "README.md").read_text(encoding="utf-8")
     assert [p.name for p in ARTIFACTS.iterdir() if p.is_dir() and f"`{p.name}`" not in readme] == []
 

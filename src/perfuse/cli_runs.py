@@ -18,7 +18,7 @@ _MAX_DEPTH = 32
 def runs(
     *folders: Path,
     compare: Annotated[bool, Flag] = False,
-    sort: Annotated[Literal["", "val_loss", "gmfe", "time"], Parameter(show_default=False)] = "",
+    sort: Annotated[Literal["val_loss", "gmfe", "time"] | None, Parameter(show_default=False)] = None,
     depth: WholeNumber = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
@@ -42,7 +42,7 @@ def runs(
     if not 0 <= levels <= _MAX_DEPTH:
         raise InputError("--depth", value=levels, allowed=f"0 to {_MAX_DEPTH}")
     places = folders or (Path(),)
-    entries = sorted_runs(list_runs(places, levels), sort)
+    entries = sorted_runs(list_runs(places, levels), sort or "")
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     if compare:
         comparison = compare_runs(entries)

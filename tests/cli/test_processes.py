@@ -147,8 +147,9 @@ def test_slurm_starts_the_processes_and_a_wrong_number_is_refused(t1_dataset: Pa
 
     def task(rank: int, port: int, *more: str) -> subprocess.Popen[str]:
         env = os.environ | {
-            "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": "0",
-            "SLURM_NODEID": str(rank), "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "1",
+            "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": "0", "SLURM_NODEID": str(rank), "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train",
+            "SLURM_NTASKS_PER_NODE": "1",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         arguments = command("train", t1_dataset, "--out", tmp_path / "run", *SHORT, "--epochs", 2, *more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,16 +30,14 @@ class Rank:
         words: Where it writes what it failed with.
         code: Its exit code, negative for a signal; None while it runs.
         seconds: How long it took to end.
+        said: What it failed with, once all have ended.
     """
 
     pid: int
     words: Path
     code: int | None = None
     seconds: float = 0.0
-
-    @property
-    def said(self) -> str:
-        return self.words.read_text() if self.words.exists() else ""
+    said: str = ""
 
 
 def start_ranks(n: int, work: Callable[[int], object]) -> list[Rank]:
@@ -85,6 +84,10 @@ def wait(ranks: list[Rank], deadline_s: float = _DEADLINE_S) -> list[Rank]:
             elif time.monotonic() > began + deadline_s:
                 os.kill(rank.pid, signal.SIGKILL)
         time.sleep(0.01)
+    for rank in ranks:
+        rank.said = rank.words.read_text() if rank.words.exists() else ""
+    for folder in {rank.words.parent for rank in ranks}:
+        shutil.rmtree(folder)
     return ranks
 
 

@@ -104,7 +104,7 @@ def connected(ray: Any, address: str, cpus: int | None = None) -> Iterator[None]
         _check_reachable(address)
         options = {"address": address}
     try:
-        with _own_signals():
+        with _own_signals(), _deaf_children():
             try:
                 ray.init(
                     log_to_driver=False, logging_level="ERROR",
@@ -147,6 +147,24 @@ def _own_signals() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from None
     finally:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started inside never see SIGTERM and SIGHUP, as Ray itself has them never see SIGINT.
+
+    ``timeout``, ``scancel``, systemd and a closed terminal signal every process at once. Ray's would die before running
+    tasks have saved, and leave this one waiting for them. They end with the connection, or with this process: Ray sees
+    to both. A signal that arrives meanwhile is delivered afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(ray: Any, reference: Any, target: Target) -> Note:

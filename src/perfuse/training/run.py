@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from perfuse.config import RunConfig
+from perfuse.data.manifest import MANIFEST
 from perfuse.data.table import CurveSource
 from perfuse.errors import InputError
 from perfuse.launch import is_first_process
@@ -86,6 +87,8 @@ def train(
 def _refuse_existing_run(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError("--out", "is not a folder", value=str(out))
+    if (out / MANIFEST).exists():
+        raise InputError("--out", "holds a dataset", value=str(out), hint="give the run a folder of its own")
     # Without a checkpoint there is nothing to lose: a start that a full disk cut short may be tried again.
     for name in ("last", "best"):
         if (out / name).exists() or find_checkpoint(out / name) is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import perfuse
 from perfuse.config import RunConfig, resolve
 from perfuse.data.locks import take_lock
+from perfuse.data.manifest import MANIFEST
 from perfuse.data.simulation_ray import EMBEDDED, connected, import_ray
 from perfuse.data.sources import open_source, source_hash
 from perfuse.data.split import split_curves
@@ -91,24 +92,16 @@ def tune(
     import_optuna()
     if resume:
         read_sweep(folder)  # before anything takes long
-    elif holds_sweep(folder):
-        hint = "use --resume to continue it, or another folder"
-        raise InputError("--out", "already holds a sweep", value=str(folder), hint=hint)
-    elif folder.exists() and not folder.is_dir():
-        raise InputError("--out", "is not a folder", value=str(folder))
-    record = asked(request)
+    else:
+        _refuse_other_content(folder)
+    record, trials = asked(request), []
     if resume:
         record, trials = _taken_up(request, record, folder)
-    else:
-        trials = []
-        folder.mkdir(parents=True, exist_ok=True)
-        write_sweep(folder, record)
-    _, space = read_sweep(folder)
     with (
-        _alone(folder),
+        connected(ray, request.ray, request.concurrent or 1),  # before anything is written
+        _begun(folder, None if resume else record) as space,
         _journal(folder) as journal,
         _storage(folder, request.ray) as storage,
-        connected(ray, request.ray, request.concurrent or 1),
     ):
         concurrent, gpus = _places(ray, request, record.config)
         sweep = Sweep(
@@ -120,6 +113,23 @@ def tune(
         with _stopped_by_signals(sweep, note) as interruption:
             run_on_ray(sweep, storage, gpus)
     return finish(sweep, interruption.received)
+
+
+def _refuse_other_content(folder: Path) -> None:
+    """Refuse a folder that holds a sweep, a run or a dataset, or is none.
+
+    Raises:
+        InputError: if so.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("--out", "is not a folder", value=str(folder))
+    if holds_sweep(folder):
+        hint = "use --resume to continue it, or another folder"
+        raise InputError("--out", "already holds a sweep", value=str(folder), hint=hint)
+    for what, names in (("dataset", (MANIFEST,)), ("run", ("config.toml", "last", "best"))):
+        if any((folder / name).exists() for name in names):
+            hint = "give the sweep a folder of its own"
+            raise InputError("--out", f"holds a {what}", value=str(folder), hint=hint)
 
 
 def _check(request: TuneRequest) -> None:
@@ -217,17 +227,22 @@ def finish(sweep: Sweep, received: int | None = None) -> Sweep:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a second sweep in the same folder.
+def _begun(folder: Path, new: SweepRecord | None) -> Iterator[Space]:
+    """Write down a new sweep, and refuse a second one in the same folder while this one runs; gives its space.
 
     Raises:
-        PerfuseError: if there is one.
+        InputError: if the folder has come to hold something else meanwhile.
+        PerfuseError: if another sweep runs there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / _LOCK_FILE)
     if lock is None:
         raise PerfuseError(f"another process is running the sweep in {folder}")
     try:
-        yield
+        if new is not None:
+            _refuse_other_content(folder)
+            write_sweep(folder, new)
+        yield read_sweep(folder)[1]
     finally:
         lock.close()
 
