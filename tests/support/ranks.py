@@ -10,7 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ class Rank:
         words: Where it writes what it failed with.
         code: Its exit code, negative for a signal; None while it runs.
         seconds: How long it took to end.
-        said: What it failed with, once all have ended.
+        said: What it failed with, once it has ended.
+        together: The processes that were started with it, itself included.
     """
 
     pid: int
@@ -38,18 +39,19 @@ class Rank:
     code: int | None = None
     seconds: float = 0.0
     said: str = ""
+    together: list[Rank] = field(default_factory=list, repr=False)
 
 
 def start_ranks(n: int, work: Callable[[int], object]) -> list[Rank]:
     """Fork ``n`` processes that call ``work(rank)``; they exit with 0, or an error's exit code."""
     folder = Path(tempfile.mkdtemp(prefix="perfuse-test-"))
-    ranks = []
+    ranks: list[Rank] = []
     for rank in range(n):
         words = folder / f"{rank}.txt"
         pid = os.fork()
         if pid == 0:
             _run(rank, n, work, folder, words)
-        ranks.append(Rank(pid, words))
+        ranks.append(Rank(pid, words, together=ranks))
     return ranks
 
 
@@ -74,20 +76,20 @@ def _run(rank: int, n: int, work: Callable[[int], object], folder: Path, words: 
 
 
 def wait(ranks: list[Rank], deadline_s: float = _DEADLINE_S) -> list[Rank]:
-    """Wait until all have ended; whoever is late is killed."""
+    """Wait until all have ended; whoever is late is killed. The last of those started together takes their folder."""
     began = time.monotonic()
     while any(r.code is None for r in ranks):
         for rank in (r for r in ranks if r.code is None):
             pid, status = os.waitpid(rank.pid, os.WNOHANG)
             if pid:
                 rank.code, rank.seconds = os.waitstatus_to_exitcode(status), time.monotonic() - began
+                rank.said = rank.words.read_text() if rank.words.exists() else ""
             elif time.monotonic() > began + deadline_s:
                 os.kill(rank.pid, signal.SIGKILL)
         time.sleep(0.01)
     for rank in ranks:
-        rank.said = rank.words.read_text() if rank.words.exists() else ""
-    for folder in {rank.words.parent for rank in ranks}:
-        shutil.rmtree(folder)
+        if all(other.code is not None for other in rank.together):
+            shutil.rmtree(rank.words.parent, ignore_errors=True)
     return ranks
 
 

@@ -48,7 +48,8 @@ def test_a_killed_training_leaves_no_lock(
         stop_at(5, lambda: os.kill(os.getpid(), signal.SIGKILL))
         train(small_table, config("mlp"), tmp_path / "run")
 
-    assert [r.code for r in wait(start_ranks(1, killed))] == [-signal.SIGKILL]
+    ranks = wait(start_ranks(1, killed))
+    assert [r.code for r in ranks] == [-signal.SIGKILL] and not ranks[0].words.parent.exists()
     assert (tmp_path / "run" / LOCK_FILE).exists()  # the file; its lock has gone
     assert train(small_table, config("mlp"), tmp_path / "run", resume=True).ending == "completed"
     assert not (tmp_path / "run" / LOCK_FILE).exists()

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from perfuse.cli import run
 from perfuse.config import load_config
 from perfuse.data.locks import take_lock
+from perfuse.data.simulation_ray import EMBEDDED
 from perfuse.errors import InputError, PerfuseError
 from perfuse.training.interrupt import Interrupted
 from perfuse.tuning import run as run_module
@@ -66,6 +68,8 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, run_all: Any) -> Callable[[Any]
 
     @contextmanager
     def connected(ray: object, address: str, cpus: int | None = None) -> Iterator[None]:
+        if address not in EMBEDDED:
+            raise PerfuseError(f"Ray at {address!r} cannot be reached")
         yield
 
     def use(run_one: Any = run_trial) -> None:
@@ -186,6 +190,55 @@ def test_a_second_sweep_in_the_same_folder_is_refused(
         tune(TuneRequest(str(t1_dataset), load_config(files[0])), out)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("manifest.json", "holds a dataset"), ("config.toml", "holds a run"), ("last", "holds a run"),
+        ("best", "holds a run"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_holds_something_else_is_refused(
+    name: str, message: str, t1_dataset: Path, tmp_path: Path, without_ray: Any, capsys: Any
+) -> None:
+    without_ray()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("")
+    assert run(["tune", str(t1_dataset), "--out", str(out), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert f"--out {message}" in said and said.count("\n") == 1
+    assert [p.name for p in out.iterdir()] == [name]
+
+
+def test_a_cluster_that_is_not_there_leaves_nothing(
+    files: tuple[Path, Path], t1_dataset: Path, tmp_path: Path, without_ray: Any, capsys: Any
+) -> None:
+    without_ray(lambda spec, at_rung: Ended(number=spec.number, status="completed", val_loss=1.0, progress=1))
+    out = tmp_path / "sweep"
+    command = ["tune", str(t1_dataset), "--out", str(out), "--config", str(files[0]), "--trials", "1", "--quiet"]
+    assert run([*command, "--ray", "nowhere:1234"]) == 1
+    assert "cannot be reached" in capsys.readouterr().err and not out.exists()
+    assert run(command) == 0
+
+
+def test_a_sweep_that_another_began_meanwhile_is_not_written_over(
+    files: tuple[Path, Path], t1_dataset: Path, tmp_path: Path, without_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray()
+    out, request = tmp_path / "sweep", TuneRequest(str(t1_dataset), load_config(files[0]))
+
+    @contextmanager
+    def connected(ray: object, address: str, cpus: int | None = None) -> Iterator[None]:
+        out.mkdir()
+        write_sweep(out, asked(request).model_copy(update={"seed": 5}))
+        yield
+
+    monkeypatch.setattr(run_module, "connected", connected)
+    with pytest.raises(InputError, match="already holds a sweep"):
+        tune(request, out)
+    assert read_sweep(out)[0].seed == 5
+
+
 def test_where_every_trial_fails_the_reason_is_the_error(
     files: tuple[Path, Path], t1_dataset: Path, tmp_path: Path, without_ray: Any, capsys: Any
 ) -> None:
@@ -215,8 +268,8 @@ def test_a_signal_leaves_a_sweep_that_goes_on(
     assert [t.is_open for t in tune(request, out, resume=True).trials] == [False] * 4
 
 
-def _started(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+def _started(arguments: list[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | variables
     with log.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "perfuse", *arguments], stdout=file, stderr=file, env=environment,
@@ -273,3 +326,39 @@ def test_on_ray_killed_and_interrupted_it_ends_as_if_it_had_not_been(
     assert len(sweep.trials) == 5 and facts(out) == facts(here)
     assert (out / "best.toml").read_text() == (here / "best.toml").read_text()
     assert not list(tmp_path.rglob("*.pkl")), "Ray's own state lies elsewhere and is thrown away"
+
+
+def _of_session(session: int) -> list[int]:
+    """Processes of a session that have not ended."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, _, _, its_session = (place / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append(int(place.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("whom", ["group", "all"])
+def test_sigterm_to_everybody_saves_and_leaves(whom: str, t1_dataset: Path, tmp_path: Path) -> None:
+    """``timeout`` signals the process group; ``scancel`` and systemd every process, Ray's workers too."""
+    base, out, log = tmp_path / "base.toml", tmp_path / "sweep", tmp_path / "log.txt"
+    base.write_text(BASE.format(epochs=100_000))
+    with tempfile.TemporaryDirectory(prefix="pf-") as temporary:  # short: Ray's sockets lie in it
+        process = _started(["tune", str(t1_dataset), "--out", str(out), "--config", str(base)], log, TMPDIR=temporary)
+        _wait_for(process, trial_folder(out, 0) / "last" / "state.json", "", log)
+        for pid in _of_session(process.pid) if whom == "all" else [-process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(60) == 143, log.read_text()
+        assert time.monotonic() - began < 30
+        lines = log.read_text().splitlines()
+        assert len(lines) == 2 and "0 trials have ended and are kept, 1 can go on" in lines[1], lines
+        assert [t.is_open for t in read_trials(out, read_sweep(out)[1])] == [True]
+        until = time.monotonic() + 10
+        while _of_session(process.pid) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not _of_session(process.pid) and not list(Path(temporary).iterdir())
