@@ -141,7 +141,7 @@ def test_nothing_found(tmp_path: Path, capsys: Capture, monkeypatch: pytest.Monk
         ([".", "--compare"], "--compare needs two runs that can be read (got 0 run)"),
         ([".", "--depth", "99"], "--depth is not allowed (got 99); allowed: 0 to 32"),
         ([".", "--depth", "-1"], "--depth is not allowed (got -1); allowed: 0 to 32"),
-        ([".", "--sort", "name"], "val_loss"),
+        ([".", "--sort", "name"], '--sort. Choose from: "val_loss", "gmfe", "time".'),
     ],
 )
 def test_wrong_command_lines(

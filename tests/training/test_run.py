@@ -455,6 +455,13 @@ def test_an_out_that_is_a_file_or_cannot_be_made_gives_one_line(
         train(small_table, config("mlp"), file / "below")
 
 
+def test_a_dataset_is_no_place_for_a_run(small_table: CurveTable, config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="--out holds a dataset") as caught:
+        train(small_table, config("mlp"), tmp_path)
+    assert caught.value.exit_code == 2 and [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def test_global_settings_are_as_before(small_table: CurveTable, config: MakeConfig, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     train(small_table, config("mlp", training={"epochs": 1}), tmp_path / "run")

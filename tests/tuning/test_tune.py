@@ -341,19 +341,21 @@ def _of_session(session: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("whom", ["group", "all"])
-def test_sigterm_to_everybody_saves_and_leaves(whom: str, t1_dataset: Path, tmp_path: Path) -> None:
-    """``timeout`` signals the process group; ``scancel`` and systemd every process, Ray's workers too."""
+def test_sigterm_to_everybody_saves_and_leaves(t1_dataset: Path, tmp_path: Path) -> None:
+    """``timeout`` signals the process group, Ray's daemons in it; ``scancel`` and systemd its workers too."""
     base, out, log = tmp_path / "base.toml", tmp_path / "sweep", tmp_path / "log.txt"
     base.write_text(BASE.format(epochs=100_000))
     with tempfile.TemporaryDirectory(prefix="pf-") as temporary:  # short: Ray's sockets lie in it
         process = _started(["tune", str(t1_dataset), "--out", str(out), "--config", str(base)], log, TMPDIR=temporary)
         _wait_for(process, trial_folder(out, 0) / "last" / "state.json", "", log)
-        for pid in _of_session(process.pid) if whom == "all" else [-process.pid]:
+        for pid in _of_session(process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         began = time.monotonic()
-        assert process.wait(60) == 143, log.read_text()
+        try:
+            assert process.wait(60) == 143, log.read_text()
+        finally:
+            process.kill()  # where it hangs; Ray's processes go with it
         assert time.monotonic() - began < 30
         lines = log.read_text().splitlines()
         assert len(lines) == 2 and "0 trials have ended and are kept, 1 can go on" in lines[1], lines
@@ -361,4 +363,4 @@ def test_sigterm_to_everybody_saves_and_leaves(whom: str, t1_dataset: Path, tmp_
         until = time.monotonic() + 10
         while _of_session(process.pid) and time.monotonic() < until:
             time.sleep(0.1)
-        assert not _of_session(process.pid) and not list(Path(temporary).iterdir())
+        assert not _of_session(process.pid) and not [p for p in Path(temporary).iterdir() if "ray" in p.name]

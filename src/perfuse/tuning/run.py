@@ -94,7 +94,8 @@ def tune(
         read_sweep(folder)  # before anything takes long
     else:
         _refuse_other_content(folder)
-    record, trials = asked(request), []
+    record = asked(request)
+    trials: list[TrialRecord] = []
     if resume:
         record, trials = _taken_up(request, record, folder)
     with (
