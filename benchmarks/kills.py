@@ -316,7 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = started if options.command_line else forked
     for name in () if options.command_line else PRELOADED:
-        importlib.import_module(name)
+        with suppress(ModuleNotFoundError):  # torchmetrics: loaded by Fabric where it is there
+            importlib.import_module(name)
     tallies = []
     with tempfile.TemporaryDirectory(prefix="perfuse-kills-") as folder:
         for what in options.what.split(","):

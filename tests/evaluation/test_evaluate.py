@@ -250,7 +250,7 @@ def _huge_header(folder: Path) -> None:
         (lambda f: _bytes(f, "evaluation_curves.npz", b"\x93NUMPY\x01\x00"), "not a zip file"),
         (_huge_header, ""),
         (lambda f: _arrays(f, kind=None), "kind"),
-        (lambda f: _arrays(f, kind=np.asarray(["worst", None], dtype=object)), "Object arrays"),
+        (lambda f: _arrays(f, kind=np.asarray(["worst", None], dtype=object)), "is no plain array"),
         (lambda f: _arrays(f, curve_gmfe=np.zeros((2, 2))), "curve_gmfe is float64 (2, 2)"),
         (lambda f: _arrays(f, case_true=np.zeros(3)), "case_true is float64 (3,)"),
         (lambda f: _arrays(f, case_gmfe=np.asarray(["a"])), "case_gmfe is <U1"),

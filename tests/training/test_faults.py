@@ -332,8 +332,10 @@ def test_a_wall_clock_that_jumps_changes_nothing(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_saves_and_the_second_leaves_at_once(
-    number: signal.Signals, code: int, small_table: CurveTable, config: MakeConfig, tmp_path: Path, stop_at: Any
-) -> None:
+    number: signal.Signals, code: int, small_table: CurveTable, config: MakeConfig, tmp_path: Path, stop_at: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)  # tests may run under nohup
     stop_at(2, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted, match=f"stopped by {number.name}: saved after step 2") as caught:
         train(small_table, config("mlp"), tmp_path / "once")
