@@ -40,14 +40,21 @@ def assert_same_run(a: Path, b: Path, lines: Callable[[Path], list[dict[str, Any
 
 
 @pytest.mark.parametrize("model", ["flux", "loglinear-rates", "recurrent", "lstm", "mlp"])
-@pytest.mark.parametrize("step", [5, 6])
+@pytest.mark.parametrize(("step", "precision"), [(5, "32"), (6, "32"), (5, "bf16")])
 def test_resume_is_bitwise(
-    model: str, step: int, small_table: CurveTable, config: MakeConfig, tmp_path: Path, stop_at: Any, lines: Any
+    model: str,
+    step: int,
+    precision: str,
+    small_table: CurveTable,
+    config: MakeConfig,
+    tmp_path: Path,
+    stop_at: Any,
+    lines: Any,
 ) -> None:
-    """Dropout, EMA, accumulation and plateau together; 3 steps per epoch, so 5 is mid-epoch and 6 its end."""
+    """Dropout, EMA, clipping, accumulation, plateau and mixed precision together; 3 steps per epoch, so 5 is mid-epoch and 6 its end."""
     c = config(
-        model, schedule={"kind": "plateau", "patience": 0, "warmup_steps": 4},
-        training={"epochs": 4, "batch_size": 3, "accumulate": 2, "ema_decay": 0.8},
+        model, schedule={"kind": "plateau", "patience": 0, "warmup_steps": 4}, optimizer={"clip": 0.3},
+        training={"epochs": 4, "batch_size": 3, "accumulate": 2, "ema_decay": 0.8, "precision": precision},
     )  # fmt: skip
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     train(small_table, c, straight)

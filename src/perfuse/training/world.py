@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -138,7 +139,7 @@ class World:
         for tensor in tensors:
             told = tensor.detach().cpu().contiguous()
             as_bytes = told.reshape(-1).view(torch.uint8)
-            self._asking(lambda told=as_bytes: torch.distributed.broadcast(told, 0, group=self._patient))  # type: ignore
+            self._asking(partial(torch.distributed.broadcast, as_bytes, 0, group=self._patient))
             with torch.no_grad():
                 tensor.copy_(told)
 
@@ -169,7 +170,7 @@ class World:
         """
         if self.is_alone:
             return work()
-        result, outcome = None, _FINE
+        result = None
         if self.is_main:
             try:
                 result = work()
@@ -177,7 +178,7 @@ class World:
                 with suppress(LostProcess):  # what has happened here is the news
                     self.agree([getattr(error, "exit_code", _FAILED)])
                 raise
-        (outcome,) = self.agree([_FINE])  # type: ignore[assignment]
+        (outcome,) = self.agree([_FINE])
         if outcome != _FINE:
             failed = FailedElsewhere("the first process of this run has failed; its message says why")
             failed.exit_code = int(outcome)
