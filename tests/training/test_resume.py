@@ -51,7 +51,10 @@ def test_resume_is_bitwise(
     stop_at: Any,
     lines: Any,
 ) -> None:
-    """Dropout, EMA, clipping, accumulation, plateau and mixed precision together; 3 steps per epoch, so 5 is mid-epoch and 6 its end."""
+    """Dropout, EMA, clipping, accumulation, plateau and mixed precision together.
+
+    With 3 steps an epoch, 5 is mid-epoch and 6 its end.
+    """
     c = config(
         model, schedule={"kind": "plateau", "patience": 0, "warmup_steps": 4}, optimizer={"clip": 0.3},
         training={"epochs": 4, "batch_size": 3, "accumulate": 2, "ema_decay": 0.8, "precision": precision},
